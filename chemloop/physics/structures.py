@@ -1,0 +1,138 @@
+"""Structures on disk and the keys that they carry.
+
+A structure is an `ase.Atoms`. Reserved keys, checked for shape, length and finiteness at every read and write
+(`<who>` says who computed it: `label` or `mlff`):
+
+    info["id"], info["parent"]   provenance id fixed at birth, e.g. `i03-g012-0457`; frames add `/f07`
+    info["<who>_energy"]         eV per cell, uncorrected
+    arrays["<who>_forces"]       (n_atoms, 3) eV/A
+    info["<who>_stress"]         (3, 3) eV/A^3, ASE sign: tension positive
+    info["converged"]            bool, required after any relaxation; unconverged never counts as stable
+    info["e_above_hull"]         eV/atom; may be negative against a fixed reference hull
+    info["is_stable"], ["is_unique"], ["is_novel"]    bool
+    info["energy_frame"]         the level of theory: DFT settings, or model + checkpoint
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import read, write
+
+from chemloop.runtime.disk import write_whole
+from chemloop.runtime.errors import StructureError
+
+SOURCES = ("label", "mlff")
+ENERGIES = (*(f"{who}_energy" for who in SOURCES), "e_above_hull")
+STRESSES = tuple(f"{who}_stress" for who in SOURCES)
+FORCES = tuple(f"{who}_forces" for who in SOURCES)
+FLAGS = ("converged", "is_stable", "is_unique", "is_novel")
+IDS = ("id", "parent", "energy_frame")
+
+
+def check_structure(atoms: Atoms, name: str = "structure") -> None:
+    """Check geometry and reserved keys of one structure.
+
+    Raises: StructureError, naming the key, what was found and what is allowed
+    """
+    name = str(atoms.info.get("id", name))
+    if len(atoms) == 0:
+        raise StructureError(f"{name} has no atoms")
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        raise StructureError(f"{name} has positions or cell vectors that are not finite numbers")
+    if not atoms.pbc.all() or atoms.cell.volume < 1e-3 * len(atoms):
+        raise StructureError(
+            f"{name} has a cell of {atoms.cell.volume:g} A^3 with periodicity {atoms.pbc.tolist()};"
+            " only crystals, periodic in three directions with a volume above zero, are allowed"
+        )
+    for key in IDS:
+        if key in atoms.info and not isinstance(atoms.info[key], str):
+            raise StructureError(f"{name}: info[{key!r}] is {atoms.info[key]!r}, it must be a string")
+    for key in ENERGIES:
+        if key in atoms.info and not np.isfinite(_number(atoms.info[key])):
+            raise StructureError(f"{name}: info[{key!r}] is {atoms.info[key]!r}, it must be a finite number")
+    for key in FLAGS:
+        if key in atoms.info and not isinstance(atoms.info[key], (bool, np.bool_)):
+            raise StructureError(f"{name}: info[{key!r}] is {atoms.info[key]!r}, it must be true or false")
+    for key in STRESSES:
+        if key in atoms.info:
+            _check_array(np.asarray(atoms.info[key]), (3, 3), f"{name}: info[{key!r}]")
+    for key in FORCES:
+        if key in atoms.arrays:
+            _check_array(atoms.arrays[key], (len(atoms), 3), f"{name}: arrays[{key!r}]")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float, np.number)) else float("nan")
+
+
+def _check_array(array: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    if array.shape != shape or not np.isfinite(array).all():
+        raise StructureError(f"{what} has shape {array.shape}; finite numbers of shape {shape} are required")
+
+
+def read_structures(path: Path | str) -> list[Atoms]:
+    """All structures of an extxyz file, checked.
+
+    Raises: StructureError when the file is missing, truncated or breaks the conventions
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StructureError(f"no structure file {path}")
+    if path.stat().st_size == 0:
+        return []
+    try:
+        structures = read(path, index=":", format="extxyz")
+    except Exception as error:
+        raise StructureError(f"{path} is not a readable extxyz file: {error}") from error
+    for number, atoms in enumerate(structures):
+        atoms.calc = None
+        for key in (*ENERGIES, *IDS):
+            if isinstance(atoms.info.get(key), (int, np.integer)):
+                atoms.info[key] = float(atoms.info[key]) if key in ENERGIES else str(atoms.info[key])
+        check_structure(atoms, f"{path}, structure {number}")
+    return structures
+
+
+def write_structures(path: Path | str, structures: Iterable[Atoms]) -> None:
+    """Write an extxyz file that appears whole or not at all; an empty set is an empty file.
+
+    Raises: StructureError
+    """
+    structures = list(structures)
+    for number, atoms in enumerate(structures):
+        check_structure(atoms, f"structure {number} for {path}")
+    text = io.StringIO()
+    if structures:
+        write(text, structures, format="extxyz", write_results=False)
+    write_whole(Path(path), text.getvalue().encode())
+
+
+def without(atoms: Atoms, who: str) -> Atoms:
+    """A copy that has lost everything computed by `who`, its flags and its energy frame."""
+    copy = atoms.copy()
+    copy.calc = None
+    for key in (f"{who}_energy", f"{who}_stress", "energy_frame", "e_above_hull", *FLAGS):
+        copy.info.pop(key, None)
+    copy.arrays.pop(f"{who}_forces", None)
+    return copy
+
+
+def set_results(
+    atoms: Atoms, who: str, energy: float, forces: np.ndarray, stress: np.ndarray, energy_frame: str
+) -> Atoms:
+    """Attach energy (eV), forces (n_atoms, 3) eV/A, stress (3, 3) eV/A^3 and their level of theory, in place."""
+    atoms.info[f"{who}_energy"] = float(energy)
+    atoms.arrays[f"{who}_forces"] = np.asarray(forces, dtype=float)
+    atoms.info[f"{who}_stress"] = np.asarray(stress, dtype=float)
+    atoms.info["energy_frame"] = energy_frame
+    return atoms
+
+
+def energies_per_atom(structures: Sequence[Atoms], who: str) -> np.ndarray:
+    """(n_structures,) eV/atom of `<who>_energy`."""
+    return np.array([atoms.info[f"{who}_energy"] / len(atoms) for atoms in structures])

@@ -1,0 +1,145 @@
+"""The five contracts. A new option is one module that keeps one of these and one YAML that names it.
+
+A structure is an `ase.Atoms`; its reserved keys are listed in `chemloop.physics.structures`.
+Components are dataclasses: their fields are the schema of their YAML, `chemloop.config` checks it.
+Importing a component's module must be cheap: backends are imported inside its methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from ase import Atoms
+
+
+@dataclass
+class Batch:
+    """Structures in the form that one backend computes with.
+
+    inputs: whatever the backend's `forward` needs, for all structures together
+    numbers: (n_atoms,) atomic numbers of all atoms, structure after structure
+    n_atoms: (n_structures,) atoms per structure
+    """
+
+    inputs: Any
+    numbers: torch.Tensor
+    n_atoms: torch.Tensor
+
+
+class Prediction(NamedTuple):
+    """energies (n_structures,) eV; forces (n_atoms, 3) eV/A; stresses (n_structures, 3, 3) eV/A^3, tension positive."""
+
+    energies: torch.Tensor
+    forces: torch.Tensor
+    stresses: torch.Tensor
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """A force field in memory; a `torch.nn.Module`. Evaluation, relaxation, the ASE calculator and
+    fine-tuning use nothing but these methods, so they are shared by all models.
+
+    cutoff: A, the range within which an atom sees others in one message-passing step
+    """
+
+    cutoff: float
+
+    def collate(self, structures: Sequence[Atoms]) -> Batch:
+        """Structures of any sizes as one batch, on the device and in the dtype of the weights; inputs are not changed."""
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Energies, forces and stresses; in training mode differentiable with respect to the weights."""
+
+    def shift_energies(self, shifts: dict[int, float]) -> None:
+        """Add a constant (eV) per atom of each atomic number to every energy, for good: `save` keeps it."""
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that `ForceField.load` and the backend's own tools read back to identical predictions."""
+
+
+class ForceField(Protocol):
+    """A machine-learned force field (MLFF) as configured: `conf/model/NAME.yaml` + `chemloop/model/NAME.py`.
+
+    checkpoint: its state, a name of pretrained weights or a path; `dataclasses.replace` makes the fine-tuned one
+    """
+
+    checkpoint: str
+
+    def load(self, device: str, dtype: str) -> Potential:
+        """The potential with the weights of `checkpoint`.
+
+        Raises: CheckpointError
+        """
+
+
+class Generator(Protocol):
+    """Proposes crystals inside the chemical system.
+
+    can_learn: False where `finetune` has no meaning for this generator
+    """
+
+    can_learn: bool
+
+    def generate(
+        self, n: int, elements: Sequence[str], conditions: dict[str, float], seed: int, workdir: Path
+    ) -> list[Atoms]:
+        """At most n structures; fewer where some failed. The same seed gives the same structures."""
+
+    def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
+        """Learn from structures that carry `e_above_hull`; returns the new checkpoint."""
+
+
+class Labeler(Protocol):
+    """Computes energies, forces and stresses at the campaign's level of theory.
+
+    `write`, `command` and `read` are pure, so a code that needs a licence is testable without one;
+    `run` executes what lies between them (`ExternalLabeler.run` starts `command` as a process).
+    """
+
+    def settings_id(self) -> str:
+        """The level of theory, e.g. `teacher-7net-0-1a2b3c4d`: labels with different ids never meet."""
+
+    def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
+        """Inputs for one calculation; kind is `relax` (cell and positions) or `static`."""
+
+    def command(self, workdir: Path) -> list[str]:
+        """The process that computes it, to be started in `workdir`."""
+
+    def run(self, workdir: Path) -> None:
+        """Compute it."""
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        """Ionic steps, first to last, as frames; the last one of a relaxation carries `converged`.
+
+        Raises: ItemFailed
+        """
+
+
+class Selection(NamedTuple):
+    """indices: into the candidates, best first; scores: one number per index, in the selector's own measure."""
+
+    indices: np.ndarray
+    scores: np.ndarray
+
+
+class Selector(Protocol):
+    """Chooses structures: which candidates are labelled, which frames train."""
+
+    def select(self, candidates: Sequence[Atoms], reference: Sequence[Atoms], n: int, seed: int) -> Selection:
+        """At most n of the candidates, given what is there already (reference)."""
+
+
+class Task(Protocol):
+    """A property computed with the finished force field."""
+
+    def run(self, atoms: Atoms, potential: Potential, workdir: Path, seed: int) -> dict[str, Any]:
+        """One structure."""
+
+    def collect(self, rows: Sequence[dict[str, Any]], workdir: Path) -> dict[str, float]:
+        """All structures together: metrics, tables, figures."""
