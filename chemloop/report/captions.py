@@ -1,0 +1,147 @@
+"""The words of the report: its summary, its headline numbers, and what each figure shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chemloop.report import curves, distribution
+from chemloop.report.data import Parity, ReportData
+from chemloop.report.parity import drawn
+from chemloop.report.phase_diagram import HullView
+
+
+@dataclass
+class Card:
+    """A headline number: what it is, the number, and what it refers to."""
+
+    title: str
+    value: str
+    note: str
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: `1 frame`, `2 frames`, `no frames`."""
+    return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"
+
+
+def summary(data: ReportData) -> list[str]:
+    """What the campaign did, in a few sentences."""
+    n_rounds = sum(iteration.number > 0 for iteration in data.iterations)
+    generated, n_sun = data.total("generate/n_generated"), data.total("screen/n_sun")
+    if not data.iterations:
+        sentences = ["Nothing is finished yet."]
+    elif generated == 0:
+        sentences = ["Only the known structures have been looked at so far; none have been generated."]
+    else:
+        found = counted(n_sun, "structure") + (" is" if n_sun == 1 else " are")
+        sentences = [
+            f"{counted(generated, 'structure').capitalize()} generated in {counted(n_rounds, 'iteration')};"
+            f" {found} stable, unique and novel (S.U.N.)" + (f", {100 * n_sun / generated:.1f} %." if n_sun else ".")
+        ]
+    sentences.append(f"{counted(data.n_frames, 'frame').capitalize()} labelled by {data.label_source}.")
+    sentences.append(f"Why it ended: {data.stop_reason}." if data.stop_reason else "The campaign has not ended.")
+    return sentences
+
+
+def cards(data: ReportData) -> list[Card]:
+    """The numbers that matter, those that are known."""
+    found = []
+    generated, n_sun = data.total("generate/n_generated"), data.total("screen/n_sun")
+    if generated:
+        found.append(Card("S.U.N. structures", f"{n_sun:,}", f"of {generated:,} generated"))
+    numbers, lowest = data.series("screen/lowest_e_above_hull_ev_per_atom")
+    if lowest:
+        best = min(range(len(lowest)), key=lowest.__getitem__)
+        found.append(
+            Card(
+                "Lowest E_hull", f"{1000 * lowest[best]:+.0f} meV/atom".replace("-", "−"), f"iteration {numbers[best]}"
+            )
+        )
+    if data.n_frames:
+        found.append(Card("Labels", f"{data.n_frames:,} frames", data.label_source))
+    numbers, entropies = data.series("curate/entropy_nats")
+    if entropies:
+        note = f"from {entropies[0]:.2f} in iteration {numbers[0]}" if len(entropies) > 1 else f"iteration {numbers[0]}"
+        found.append(Card("Entropy", f"{entropies[-1]:.2f} nats", note))
+    for channel, unit, shown in (("energy", "mev_per_atom", "meV/atom"), ("force", "mev_per_ang", "meV/Å")):
+        numbers, after = data.series(curves.error_key(channel, "after", unit))
+        before = dict(zip(*data.series(curves.error_key(channel, "before", unit)), strict=True))
+        if after and numbers[-1] in before:
+            value = f"{before[numbers[-1]]:.0f} → {after[-1]:.0f} {shown}"
+            found.append(Card(f"{channel.capitalize()} RMSE", value, f"test set of iteration {numbers[-1]}"))
+    return found
+
+
+def e_hull(data: ReportData) -> str:
+    """Under the distributions."""
+    beyond = distribution.binned(data)[2]
+    hidden = f" {counted(beyond, 'structure').capitalize()} above {distribution.WIDEST:g} eV/atom not drawn."
+    return (
+        "Relaxed structures by their energy above the hull that the force field of their iteration sees; heights are"
+        f" fractions of the iteration, bars {1000 * distribution.BIN:.0f} meV/atom wide. Green, left of the dotted"
+        f" line: stable, below {data.stable_below:g} eV/atom." + (hidden if beyond else "")
+    )
+
+
+def yields(data: ReportData) -> str:
+    """Under the fractions."""
+    return (
+        f"Stable: converged and less than {data.stable_below:g} eV/atom above the hull. Unique: no duplicate within its"
+        " iteration. Novel: matches no reference and nothing found earlier. S.U.N.: all three."
+    )
+
+
+def entropy(data: ReportData) -> str:
+    """Under entropy and labels."""
+    return (
+        "Information entropy of the local environments of all explored structures at one sample size, with the standard"
+        f" error over samples; and all frames labelled so far by {data.label_source}. Iteration 0: known structures."
+    )
+
+
+def growth(data: ReportData) -> str:
+    """Under dH/dN."""
+    return "Entropy that one more frame adds to the training set; close to zero, new frames repeat known ones."
+
+
+def errors(data: ReportData) -> str:
+    """Under the test errors."""
+    return (
+        f"Force field against labels by {data.label_source}, on frames that it was never trained on. Each iteration has"
+        " its own, larger test set, so compare before with after rather than one iteration with the next."
+    )
+
+
+def parity(data: ReportData, values: Parity | None) -> str:
+    """Under a parity plot."""
+    if values is None:
+        return ""
+    n, n_drawn = len(values.label), len(drawn(values))
+    shown = "All" if n == n_drawn else f"{n_drawn:,} of"
+    where = "" if data.parity_iteration is None else f" of iteration {data.parity_iteration}"
+    sample = "" if values.sampled_from in (None, n) else f", a sample of {values.sampled_from:,}"
+    return (
+        f"{shown} {n:,} test values{where}{sample}, labelled by {data.label_source}; RMSE over these {n:,}. On the"
+        " diagonal, force field and label agree."
+    )
+
+
+def hull(data: ReportData, view: HullView) -> str:
+    """Under the phase diagram."""
+    source = data.label_source if data.hull_energies == "label" else "the force field"
+    where = {
+        1: "Each marker is one structure.",
+        2: "The line joins what is stable against decomposition.",
+        3: "Corners are the pure elements, grey lines the edges of the hull; markers of one composition coincide.",
+        4: "Corners are the pure elements, grey lines the edges of the hull. Drag to turn, scroll to zoom.",
+    }[len(view.elements)]
+    hidden = (
+        f" {counted(view.n_hidden, 'structure').capitalize()} more than {data.stable_below:g} eV/atom above the hull"
+        " not drawn."
+        if view.n_hidden
+        else ""
+    )
+    return (
+        f"Hull of {counted(len(data.references), 'known structure')} (circles) and"
+        f" {counted(len(data.finds), 'S.U.N. structure')} (diamonds) by energies of {source}. {where}{hidden}"
+    )
