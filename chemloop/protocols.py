@@ -51,7 +51,7 @@ class Potential(Protocol):
     cutoff: float
 
     def collate(self, structures: Sequence[Atoms]) -> Batch:
-        """Structures of any sizes as one batch, on the device and in the dtype of the weights; inputs are not changed."""
+        """Structures of any sizes as one batch, on the device and in the dtype of the weights; they are not changed."""
 
     def forward(self, batch: Batch) -> Prediction:
         """Energies, forces and stresses; in training mode differentiable with respect to the weights."""

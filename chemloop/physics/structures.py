@@ -86,7 +86,7 @@ def read_structures(path: Path | str) -> list[Atoms]:
     if path.stat().st_size == 0:
         return []
     try:
-        structures = read(path, index=":", format="extxyz")
+        structures = list(read(path, index=":", format="extxyz"))
     except Exception as error:
         raise StructureError(f"{path} is not a readable extxyz file: {error}") from error
     for number, atoms in enumerate(structures):

@@ -17,9 +17,12 @@ import yaml
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import CampaignError
 
+STAGES = ("seed", "generate", "relax", "screen", "select", "label", "curate", "finetune")
+"""In their order; a stage's folder is `<its place>-<its name>`."""
+
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
-    *("outputs", "label_cache", "loop.max_iterations"),
+    *("outputs", "label_cache", "system.downloads", "generator.downloads", "loop.max_iterations"),
 )
 """Settings that decide where and for how long, never what comes out: they may change between runs."""
 
@@ -93,7 +96,7 @@ class Campaign:
         """
         path = self.folder / "campaign.lock"
         try:
-            file = open(path, "a+")
+            file = open(path, "a+")  # noqa: SIM115 - the with statement follows, outside the try
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
         with file:

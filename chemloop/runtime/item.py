@@ -1,9 +1,9 @@
 """The smallest unit of work: a folder that holds its task, its inputs, its outputs and a marker.
 
-    item.yaml       what to do; written last, so a folder with it is complete
-    input.extxyz    the structures it works on, where it has any
-    log.out         what it printed
-    DONE | FAILED   how it ended (JSON); DONE lists the hash of every output
+item.yaml       what to do; written last, so a folder with it is complete
+input.extxyz    the structures it works on, where it has any
+log.out         what it printed
+DONE | FAILED   how it ended (JSON); DONE lists the hash of every output
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Labels by what they are labels of: a calculation that anybody has done is never done again.
 
-One extxyz file per calculation, under the hash of structure, kind and settings. Files appear whole or not at all, so any
-number of campaigns may read and write at once; two that compute the same label at the same time write the same file.
+One extxyz file per calculation, under the hash of structure, kind and settings. Files appear whole or not at all, so
+any number of campaigns may read and write at once; two that compute one label at the same time write the same file.
 """
 
 from __future__ import annotations

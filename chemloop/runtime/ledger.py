@@ -15,6 +15,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from chemloop.runtime.campaign import STAGES
+
 KEPT = (
     "parent",
     "name",
@@ -54,7 +56,7 @@ class Ledger:
                 row = known.get(columns["structure_id"])
                 if row is None:
                     database.write(_with_results(atoms), born_iteration=iteration, stage=stage, **columns)
-                elif stage == "curate":
+                elif STAGES.index(stage) < STAGES.index(row.stage) or stage == "curate":
                     database.update(row.id, **columns)
                 else:
                     database.update(row.id, atoms=_with_results(atoms), stage=stage, **columns)

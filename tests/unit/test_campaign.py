@@ -108,6 +108,8 @@ def test_damage_is_seen_by_hash(tmp_path):
 
 
 def test_seeds_depend_on_every_part():
-    seeds = {derived_seed(*parts) for parts in ((0, 1, "relax", 2), (1, 1, "relax", 2), (0, 2, "relax", 2), (0, 1, "relax"))}
+    seeds = {
+        derived_seed(*parts) for parts in ((0, 1, "relax", 2), (1, 1, "relax", 2), (0, 2, "relax", 2), (0, 1, "relax"))
+    }
     assert len(seeds) == 4
     assert derived_seed(0, 1, "relax", 2) == derived_seed(0, 1, "relax", 2) < 2**32

@@ -1,0 +1,60 @@
+"""`python -m chemloop`: compose the configuration, check all of it, run the workflow that it names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from chemloop.runtime.errors import ChemLoopError
+
+HERE = Path(__file__).parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def run(node: DictConfig) -> None:
+    """One campaign, or one point of a sweep."""
+    from chemloop.config import campaign_name, load
+    from chemloop.runtime.campaign import Campaign
+
+    config = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    choices = HydraConfig.get().runtime.choices
+    config["options"] = {key: choices[key] for key in choices if not key.startswith("hydra/")}
+    for key in ("outputs", "label_cache"):
+        config[key] = str(Path(config[key]).resolve())
+    settings = load(config)
+    config["campaign"] = campaign_name(config["campaign"], settings)
+    settings.workflow.run(Campaign(Path(settings.outputs) / config["campaign"]), settings, config)
+
+
+def main() -> None:
+    """The command line: mistakes of the user end with one message, mistakes of the program with a traceback."""
+    is_debugging = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        run()
+    except (ChemLoopError, HydraException) as error:
+        if is_debugging:
+            raise
+        from chemloop.config import explain
+
+        sys.exit(f"chemloop: {explain(error)}")
+    except OSError as error:
+        if is_debugging or error.filename is None:
+            raise
+        sys.exit(
+            f"chemloop: {error.filename}: {error.strerror}; choose a folder that can be written with outputs=FOLDER"
+        )
+    except KeyboardInterrupt:
+        sys.exit("chemloop: stopped; run the same command again to continue")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""From YAML to typed components: a component is a dataclass, its signature is the schema, and there is no registry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from chemloop.loop import LoopSettings
+from chemloop.protocols import ForceField, Generator, Labeler, Selector
+from chemloop.runtime.errors import ChemLoopError, ConfigError
+from chemloop.runtime.submit import Compute
+from chemloop.system import System
+from chemloop.tracker import Tracker
+from chemloop.training.recipe import Recipe
+from chemloop.workflow import Workflow
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration of a campaign, checked; the same in the driver and in every worker.
+
+    options: the option chosen in each group, e.g. {"model": "chgnet"}
+    outputs: folder of all campaigns
+    label_cache: folder of the labels that campaigns share
+    """
+
+    system: System
+    generator: Generator
+    model: ForceField
+    training: Recipe
+    candidates: Selector
+    frames: Selector
+    labeler: Labeler
+    loop: LoopSettings
+    compute: Compute
+    tracker: Tracker
+    workflow: Workflow
+    seed: int
+    outputs: str
+    label_cache: str
+    options: dict[str, str]
+
+
+COMPONENTS = (
+    "system",
+    "generator",
+    "model",
+    "training",
+    "candidates",
+    "frames",
+    "labeler",
+    "loop",
+    "compute",
+    "tracker",
+    "workflow",
+)
+
+
+def load(config: dict[str, Any]) -> Settings:
+    """Build and check everything that a resolved configuration names; nothing heavy is imported.
+
+    Raises: ConfigError, naming the key, what it is and what is allowed
+    """
+    allowed = {field.name for field in fields(Settings)} | {"campaign"}
+    for key in config.keys() - allowed:
+        raise ConfigError(f"unknown key {key}; {suggestion(key, sorted(allowed))}")
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed = {seed!r}: must be an integer, 0 or above")
+    built = {group: build(config[group], group) for group in COMPONENTS}
+    settings = Settings(
+        **built,
+        seed=seed,
+        outputs=str(config["outputs"]),
+        label_cache=str(config["label_cache"]),
+        options=dict(config["options"]),
+    )
+    check_together(settings)
+    return settings
+
+
+def build(node: dict[str, Any], group: str) -> Any:
+    """The component that a node names by `_target_`, its other keys checked against the fields of that dataclass.
+
+    Raises: ConfigError
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"{group} must name its component by _target_, got {node!r}")
+    module, _, name = str(node["_target_"]).rpartition(".")
+    try:
+        component = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}._target_ = {node['_target_']}: no such component ({error})") from error
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        return OmegaConf.to_object(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(component), values)))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("selector.", f"{group}.")) from error
+    except ConfigKeyError as error:
+        parent = error.parent_node if isinstance(error.parent_node, DictConfig) else {}
+        allowed = sorted(str(key) for key in parent) or [field.name for field in fields(component)]
+        key = str(error.full_key or error.key)
+        raise ConfigError(f"unknown key {group}.{key}; {suggestion(key.rpartition('.')[2], allowed)}") from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{group}.{error.full_key} has no value; set it with {group}.{error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+
+
+def suggestion(key: str, allowed: list[str]) -> str:
+    """What to write instead of a key that does not exist."""
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"allowed are {', '.join(allowed)}"
+
+
+def check_together(settings: Settings) -> None:
+    """Check what no single component can know.
+
+    Raises: ConfigError for quotas above the pool, and for options that contradict each other
+    """
+    quota = sum(getattr(settings.candidates, "quotas", []))
+    if quota > settings.loop.generate.n:
+        raise ConfigError(
+            f"candidates.quotas add up to {quota}, more than the {settings.loop.generate.n} structures that"
+            " loop.generate.n proposes in an iteration; lower loop.hull_quotas or raise loop.generate.n"
+        )
+    learned, teacher = getattr(settings.model, "checkpoint", None), getattr(settings.labeler, "checkpoint", None)
+    if teacher is not None and learned == teacher:
+        raise ConfigError(
+            f"model.checkpoint and labeler.checkpoint are both {teacher}: a model that is its own teacher has nothing"
+            " to learn; choose another labeler.checkpoint or another model"
+        )
+
+
+def campaign_name(name: str | None, settings: Settings) -> str:
+    """The campaign's folder: as given, or <system>_<generator>_<model>_<labeler>_s<seed>.
+
+    Raises: ConfigError for a name that is not one folder
+    """
+    if name is None:
+        options = settings.options
+        parts = (settings.system.name, options["generator"], options["model"], options["labeler"], f"s{settings.seed}")
+        return "_".join(map(str, parts))
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigError(
+            f"campaign = {name!r}: must be the name of one folder, without / and not beginning with a dot"
+        )
+    return name
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error; for a key that does not exist, also those that do."""
+    cause = error.__cause__
+    if (
+        not isinstance(error, ChemLoopError)
+        and isinstance(cause, ConfigKeyError | ConfigAttributeError)
+        and isinstance(cause.parent_node, DictConfig)
+    ):
+        allowed = sorted(str(key) for key in cause.parent_node if key != "_target_")
+        return f"unknown key {cause.full_key}; {suggestion(str(cause.key), allowed)}"
+    return str(error)

@@ -1,0 +1,99 @@
+"""Labels from any ASE calculator, in the worker's own process: starting one process per calculation would cost more
+than most of these calculations."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from chemloop.physics.structures import read_structures, set_results, write_structures
+from chemloop.runtime.errors import ConfigError
+
+KINDS = ("relax", "static")
+
+
+@dataclass
+class InProcessLabeler(ABC):
+    """fmax: eV/A at which a relaxation is converged; max_steps: ionic steps after which it is not."""
+
+    fmax: float = 0.05
+    max_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if self.fmax <= 0:
+            raise ConfigError(f"labeler.fmax = {self.fmax:g}: must be above 0 eV/A")
+        if self.max_steps < 1:
+            raise ConfigError(f"labeler.max_steps = {self.max_steps}: must be 1 or above")
+
+    @abstractmethod
+    def settings_id(self) -> str:
+        """The level of theory, from the calculator, its arguments and the convergence limits."""
+
+    @abstractmethod
+    def build_calculator(self) -> Calculator:
+        """The ASE calculator that computes the labels."""
+
+    def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
+        """One structure in `relax.extxyz` or `static.extxyz`."""
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}, it must be one of {KINDS}")
+        write_structures(workdir / f"{kind}.extxyz", [atoms])
+
+    def command(self, workdir: Path) -> list[str]:
+        """Nothing to start: `run` computes in this process."""
+        return []
+
+    def run(self, workdir: Path) -> None:
+        """Relax, or compute once, and write `frames.extxyz`.
+
+        Raises: ItemFailed when the structure explodes, collapses, or gets numbers that are not finite
+        """
+        from chemloop.physics.relaxation import relax_trajectory
+
+        kind = next(kind for kind in KINDS if (workdir / f"{kind}.extxyz").exists())
+        (atoms,) = read_structures(workdir / f"{kind}.extxyz")
+        n_steps = self.max_steps if kind == "relax" else 0
+        frames = relax_trajectory(atoms, self.build_calculator(), self.fmax, n_steps)
+        for frame in frames:
+            results = frame.get_potential_energy(), frame.get_forces(), frame.get_stress(voigt=False)
+            set_results(frame, "label", *results, self.settings_id())
+            frame.calc = None
+        write_structures(workdir / "frames.extxyz", frames)
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        """Ionic steps, first to last."""
+        return read_structures(workdir / "frames.extxyz")
+
+
+@dataclass
+class AseLabeler(InProcessLabeler):
+    """calculator: `_target_`, the class of an ASE calculator, and its arguments."""
+
+    calculator: dict[str, Any] = field(default_factory=dict)
+
+    def settings_id(self) -> str:
+        return f"ase-{digest(self.calculator, self.fmax, self.max_steps)}"
+
+    def build_calculator(self) -> Calculator:
+        arguments = dict(self.calculator)
+        module, _, name = str(arguments.pop("_target_", "")).rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), name)(**arguments)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"labeler.calculator = {self.calculator}: cannot be built ({error}); _target_ must name an ASE"
+                " calculator class, the other keys its arguments"
+            ) from error
+
+
+def digest(*content: Any) -> str:
+    """Eight hexadecimal digits that change with any setting."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

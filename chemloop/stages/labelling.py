@@ -1,0 +1,144 @@
+"""The label protocol that every labeler goes through: perturb, relax, keep some ionic steps, add static shots.
+
+Source: doi of the method's paper in CITATION.cff, section 4.2.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from chemloop.physics.perturbation import kept_steps, perturb
+from chemloop.protocols import Labeler
+from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.item import derived_seed
+from chemloop.runtime.label_cache import LabelCache
+
+
+@dataclass
+class LabelSettings:
+    """Counts and amplitudes of the protocol.
+
+    n_perturbations: relaxations per structure, each from a perturbed copy
+    n_steps: at most this many ionic steps of a relaxation are kept, first and last included
+    n_static: static calculations on perturbed copies of the converged structure
+    position_amplitude: least and largest standard deviation of the displacements, in (V/N)^(1/3)
+    strain_amplitude: the same for the lattice, as a fraction
+    max_force: eV/A; frames with a larger force on any atom are left out
+    """
+
+    n_perturbations: int = 3
+    n_steps: int = 5
+    n_static: int = 5
+    position_amplitude: list[float] = field(default_factory=lambda: [0.08, 0.15])
+    strain_amplitude: list[float] = field(default_factory=lambda: [0.03, 0.05])
+    max_force: float = 15.0
+
+    def __post_init__(self) -> None:
+        for key, least in (("n_perturbations", 1), ("n_steps", 1), ("n_static", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"loop.label.{key} = {getattr(self, key)}: must be {least} or above")
+        for key in ("position_amplitude", "strain_amplitude"):
+            low_high = getattr(self, key)
+            if len(low_high) != 2 or not 0 <= low_high[0] <= low_high[1]:
+                raise ConfigError(f"loop.label.{key} = {low_high}: must be two numbers, 0 <= least <= largest")
+        if self.max_force <= 0:
+            raise ConfigError(f"loop.label.max_force = {self.max_force}: must be above 0 eV/A")
+
+
+@dataclass
+class Labelled:
+    """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled."""
+
+    frames: list[Atoms] = field(default_factory=list)
+    relaxed: Atoms | None = None
+    reasons: list[str] = field(default_factory=list)
+    n_too_forceful: int = 0
+
+
+@dataclass
+class Protocol:
+    """One labeler, its settings and the cache, ready to label structures."""
+
+    labeler: Labeler
+    settings: LabelSettings
+    cache: LabelCache
+
+    def label(self, atoms: Atoms, seed: int, is_reference: bool) -> Labelled:
+        """All labels of one structure; a reference is also relaxed as it is, because it defines the hull.
+
+        Raises: ItemFailed when no relaxation came to a result
+        """
+        result = Labelled()
+        starts = [atoms] if is_reference else []
+        starts += [self._perturbed(atoms, seed, "relax", k) for k in range(self.settings.n_perturbations)]
+        for number, start in enumerate(starts):
+            steps = self._compute(start, "relax", result)
+            if steps:
+                rng = np.random.default_rng(derived_seed(seed, "steps", number))
+                self._keep(
+                    [steps[k] for k in kept_steps(len(steps), self.settings.n_steps, rng)], atoms, "relax", result
+                )
+                self._offer(steps[-1], atoms, result)
+        if result.relaxed is None:
+            raise ItemFailed(f"no relaxation of {atoms.info['id']} came to a result: {'; '.join(result.reasons)}")
+        if result.relaxed.info["converged"]:
+            for number in range(self.settings.n_static):
+                shot = self._perturbed(result.relaxed, seed, "static", number)
+                self._keep(self._compute(shot, "static", result), atoms, "static", result)
+        return result
+
+    def _perturbed(self, atoms: Atoms, *parts: object) -> Atoms:
+        rng = np.random.default_rng(derived_seed(*parts))
+        (least, largest), (least_strain, largest_strain) = (
+            self.settings.position_amplitude,
+            self.settings.strain_amplitude,
+        )
+        return perturb(atoms, (least, largest), (least_strain, largest_strain), rng)
+
+    def _compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
+        key = self.cache.key(atoms, kind, self.labeler.settings_id())
+        known = self.cache.get(key)
+        if known is not None:
+            return known
+        with tempfile.TemporaryDirectory(prefix="label-") as folder:
+            try:
+                self.labeler.write(atoms, kind, Path(folder))
+                self.labeler.run(Path(folder))
+                frames = self.labeler.read(Path(folder))
+            except ItemFailed as error:
+                if error.retryable:
+                    raise
+                result.reasons.append(error.reason)
+                return []
+        self.cache.put(key, frames)
+        return frames
+
+    def _keep(self, frames: Sequence[Atoms], structure: Atoms, kind: str, result: Labelled) -> None:
+        for frame in frames:
+            if np.linalg.norm(frame.arrays["label_forces"], axis=1).max() > self.settings.max_force:
+                result.n_too_forceful += 1
+                continue
+            kept = frame.copy()
+            kept.info["id"] = f"{structure.info['id']}/f{len(result.frames):02d}"
+            kept.info["parent"] = structure.info["id"]
+            kept.info["kind"] = kind
+            result.frames.append(kept)
+
+    def _offer(self, last: Atoms, structure: Atoms, result: Labelled) -> None:
+        best = result.relaxed
+        if best is None or _rank(last) < _rank(best):
+            result.relaxed = last.copy()
+            result.relaxed.info["id"] = structure.info["id"]
+            for key in ("parent", "name"):
+                if key in structure.info:
+                    result.relaxed.info[key] = structure.info[key]
+
+
+def _rank(atoms: Atoms) -> tuple[bool, float]:
+    return not atoms.info["converged"], atoms.info["label_energy"]

@@ -1,0 +1,205 @@
+"""What all stages share: folders, items, the markers that make a stage finished."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ase import Atoms
+
+from chemloop.physics.structures import read_structures, write_structures
+from chemloop.protocols import ForceField, Potential
+from chemloop.runtime.campaign import STAGES, Campaign
+from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
+from chemloop.runtime.errors import StageFailed
+from chemloop.runtime.item import Item, derived_seed
+from chemloop.runtime.ledger import Ledger
+from chemloop.runtime.submit import run_to_end
+from chemloop.tracker import Point
+
+if TYPE_CHECKING:
+    from chemloop.config import Settings
+
+OUTPUT = "output.extxyz"
+METRICS = "metrics.json"
+
+
+@dataclass
+class Stage(ABC):
+    """One stage of one iteration, `<campaign>/iter-003/2-relax/`.
+
+    name: one of STAGES
+    resource: the class of compute resource that its items ask for
+    """
+
+    campaign: Campaign
+    settings: Settings
+    iteration: int
+
+    name: ClassVar[str]
+    resource: ClassVar[str] = "cpu"
+
+    @abstractmethod
+    def plan(self) -> list[Item]:
+        """The items, the same ones at every call; writes those that are not there yet."""
+
+    @abstractmethod
+    def run(self, item: Item) -> Sequence[str]:
+        """Do one item, in a worker; returns the names of the files that it wrote.
+
+        Raises: ItemFailed
+        """
+
+    def collect(self, items: Sequence[Item]) -> dict[str, float]:
+        """Merge the outputs of the items, in their order, into the stage's; returns its metrics."""
+        self.merge(items, OUTPUT)
+        return {}
+
+    @property
+    def folder(self) -> Path:
+        return stage_folder(self.campaign, self.iteration, self.name)
+
+    @property
+    def is_done(self) -> bool:
+        return is_intact(self.folder / "DONE")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return read_json(self.folder / METRICS)
+
+    def output(self) -> list[Atoms]:
+        return read_structures(self.folder / OUTPUT)
+
+    def ensure(self) -> dict[str, float]:
+        """Bring the stage to its end, from wherever it stands, and return its metrics.
+
+        Raises: StageFailed when too many items failed
+        """
+        if self.is_done:
+            return self.metrics
+        (self.folder / "items").mkdir(parents=True, exist_ok=True)
+        items = self.plan()
+        for item in items:
+            if item.is_done and not item.is_intact:
+                item.reopen()
+        label = f"{self.name:9s} {self.iteration}"
+        run_to_end(items, self.folder, self.resource, self.settings.compute, label)
+        self._check_failures(items)
+        metrics = self.collect([item for item in items if item.is_done])
+        metrics = {f"{self.name}/{key}": float(value) for key, value in metrics.items()}
+        write_json(self.folder / METRICS, metrics)
+        self.record_in(Ledger(self.campaign.ledger))
+        outputs = [path for path in self.final_files() if path.exists()]
+        write_json(
+            self.folder / "DONE",
+            {"outputs": {os.path.relpath(path, self.folder): file_hash(path) for path in outputs}},
+        )
+        return metrics
+
+    def final_files(self) -> list[Path]:
+        """What later stages read; a damaged one makes this stage unfinished again."""
+        return [self.folder / OUTPUT, self.folder / METRICS]
+
+    def record_in(self, ledger: Ledger) -> None:
+        """Tell the ledger what this stage found out about each structure."""
+        ledger.record(self.output(), self.name, self.iteration)
+
+    def points(self) -> list[Point]:
+        """What the trackers show of this stage."""
+        return [Point(self.iteration, self.metrics)]
+
+    def failures(self) -> list[dict[str, str]]:
+        """Items that failed: item and reason."""
+        items = sorted((self.folder / "items").glob("*/FAILED"))
+        return [{"item": path.parent.name, "reason": read_json(path)["reason"]} for path in items]
+
+    def _check_failures(self, items: Sequence[Item]) -> None:
+        failed = [(item, failure["reason"]) for item in items if (failure := item.failure) is not None]
+        allowed = self.settings.loop.max_failed_fraction
+        if len(failed) > allowed * len(items):
+            item, reason = failed[0]
+            raise StageFailed(
+                f"{len(failed)} of {len(items)} items of {self.folder} failed, loop.max_failed_fraction allows"
+                f" {allowed:g}; the first: {reason} (log: {item.folder / 'log.out'}). To try them again, delete their"
+                " FAILED files and run the same command"
+            )
+
+    def item(self, number: int) -> Item:
+        return Item(self.folder / "items" / f"{number:04d}")
+
+    def plan_item(self, number: int, structures: Sequence[Atoms] = (), **task: Any) -> Item:
+        """Item `number` with its input structures, a seed of its own and the stage's own keys."""
+        item = self.item(number)
+        if not item.is_planned:
+            item.folder.mkdir(parents=True, exist_ok=True)
+            if structures:
+                write_structures(item.folder / "input.extxyz", structures)
+            where = f"{type(self).__module__}.{type(self).__qualname__}"
+            item.plan({"stage": where, "iteration": self.iteration, "seed": self.seed(number), **task})
+        return item
+
+    def plan_chunks(self, structures: Sequence[Atoms], size: int) -> list[Item]:
+        """Items of at most `size` structures each, in order."""
+        chunks = [structures[start : start + size] for start in range(0, len(structures), size)]
+        return [self.plan_item(number, chunk) for number, chunk in enumerate(chunks)]
+
+    def merge(self, items: Sequence[Item], name: str) -> list[Atoms]:
+        """One file of structures out of the items' files of that name."""
+        merged = [atoms for item in items for atoms in read_structures(item.folder / name)]
+        write_structures(self.folder / name, merged)
+        return merged
+
+    def seed(self, *parts: object) -> int:
+        return derived_seed(self.settings.seed, self.iteration, self.name, *parts)
+
+    def earlier(self, name: str, since: int = 0) -> list[Path]:
+        """Folders of a stage in the iterations before this one, and in this one where it comes before this stage."""
+        last = self.iteration + (STAGES.index(name) < STAGES.index(self.name))
+        folders = [stage_folder(self.campaign, number, name) for number in range(since, last)]
+        return [folder for folder in folders if folder.exists()]
+
+
+def stage_folder(campaign: Campaign, iteration: int, name: str) -> Path:
+    return campaign.iteration(iteration) / f"{STAGES.index(name)}-{name}"
+
+
+def current_model(stage: Stage) -> tuple[ForceField, str]:
+    """The force field with the newest checkpoint of the iterations before this one, and its energy frame."""
+    for folder in reversed(stage.earlier("finetune")):
+        if (folder / "DONE").exists():
+            return fitted_model(stage.settings.model, folder)
+    return stage.settings.model, base_frame(stage.settings)
+
+
+def fitted_model(model: ForceField, folder: Path) -> tuple[ForceField, str]:
+    """The force field that a finetune stage left behind, and its energy frame."""
+    fit = read_json(folder / "fit.json")
+    checkpoint = folder / fit["checkpoint"]
+    name = str(checkpoint) if checkpoint.is_file() else fit["checkpoint"]
+    return replace(model, checkpoint=name), fit["energy_frame"]  # type: ignore[type-var]
+
+
+def base_frame(settings: Settings) -> str:
+    """The energy frame of the force field before any fine-tuning."""
+    checkpoint = Path(settings.model.checkpoint)
+    version = file_hash(checkpoint)[:8] if checkpoint.is_file() else settings.model.checkpoint
+    return f"{settings.options['model']}-{version}"
+
+
+@functools.lru_cache(maxsize=1)
+def _load(specification: str, device: str, dtype: str) -> Potential:
+    module, name, values = json.loads(specification)
+    return getattr(importlib.import_module(module), name)(**values).load(device, dtype)
+
+
+def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Potential:
+    """The potential of a force field, kept in memory from one item of a worker to the next."""
+    kind = type(model)
+    return _load(json.dumps([kind.__module__, kind.__qualname__, asdict(model)]), device, dtype)  # type: ignore[call-overload]

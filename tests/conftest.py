@@ -1,0 +1,33 @@
+"""Configurations and campaigns for tests, composed from `conf/` as on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def compose_config(tmp_path) -> Callable[..., dict[str, Any]]:
+    """compose_config("model=sevennet", ...) -> the resolved configuration as plain data, outputs below tmp_path."""
+
+    def composed(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            node = compose(
+                "config", [f"outputs={tmp_path}/outputs", "tracker=jsonl", *overrides], return_hydra_config=True
+            )
+            HydraConfig.instance().set_config(node)
+            choices = node.hydra.runtime.choices
+            config = OmegaConf.to_container(
+                OmegaConf.masked_copy(node, [k for k in node if k != "hydra"]), resolve=True
+            )
+        assert isinstance(config, dict)
+        config["options"] = {key: choices[key] for key in choices if not key.startswith("hydra/")}
+        return config
+
+    return composed

@@ -1,0 +1,48 @@
+"""A stage whose items do what their task tells them, for tests of the runtime; workers import it from here."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.item import Item
+from chemloop.stages.stage import METRICS, Stage
+
+
+class ToyStage(Stage):
+    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `fatal` or `sleep`."""
+
+    name = "screen"
+    what: Sequence[str] = ()
+
+    def plan(self) -> list[Item]:
+        return [self.plan_item(number, what=what) for number, what in enumerate(self.what)]
+
+    def run(self, item: Item) -> Sequence[str]:
+        what = item.task["what"]
+        with open(item.folder / "attempts", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        n_attempts = len((item.folder / "attempts").read_text().split())
+        print(f"attempt {n_attempts} of {what}")
+        if what == "fail":
+            raise ItemFailed("it was told to fail")
+        if what == "fatal":
+            raise ConfigError("this can never work")
+        if what == "retry once" and n_attempts == 1:
+            raise ItemFailed("the node was lost", retryable=True)
+        if what == "die" or (what == "die once" and n_attempts == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "sleep":
+            time.sleep(3)
+        (item.folder / "result").write_text(f"{item.task['seed']}")
+        return ["result"]
+
+    def collect(self, items: Sequence[Item]) -> dict[str, float]:
+        return {"n_items": len(items), "sum": sum(int((item.folder / "result").read_text()) for item in items)}
+
+    def final_files(self):
+        return [self.folder / METRICS]
+
+    def record_in(self, ledger) -> None:
+        pass

@@ -1,0 +1,154 @@
+"""The label protocol and its cache, with a labeler made of springs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from chemloop.physics.structures import read_structures, set_results, write_structures
+from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.label_cache import LabelCache
+from chemloop.stages.labelling import LabelSettings, Protocol
+
+
+@dataclass
+class SpringLabeler:
+    """Three ionic steps towards a fixed geometry; counts what it computes; fails on demand."""
+
+    converges: bool = True
+    failure: ItemFailed | None = None
+    computed: list[str] = field(default_factory=list)
+
+    def settings_id(self) -> str:
+        return "spring-1"
+
+    def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
+        write_structures(workdir / f"{kind}.extxyz", [atoms])
+
+    def command(self, workdir: Path) -> list[str]:
+        return []
+
+    def run(self, workdir: Path) -> None:
+        (path,) = workdir.glob("*.extxyz")
+        self.computed.append(path.stem)
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        if self.failure is not None:
+            raise self.failure
+        (path,) = workdir.glob("*.extxyz")
+        (atoms,) = read_structures(path)
+        frames = []
+        for scale in (1.0, 0.5, 0.0) if path.stem == "relax" else (1.0,):
+            frame = atoms.copy()
+            frame.positions *= 1 + 0.01 * scale
+            energy = -len(atoms) + scale + float(np.abs(atoms.positions).sum()) * 1e-3
+            set_results(frame, "label", energy, np.full((len(atoms), 3), scale), np.eye(3) * 0.01, self.settings_id())
+            frames.append(frame)
+        if path.stem == "relax":
+            frames[-1].info["converged"] = self.converges
+        return frames
+
+
+def crystal() -> Atoms:
+    atoms = bulk("Li", cubic=True) * (2, 1, 1)
+    atoms.info["id"] = "i01-g000-0000"
+    return atoms
+
+
+def protocol(tmp_path: Path, labeler: SpringLabeler, **settings) -> Protocol:
+    return Protocol(labeler, LabelSettings(**settings), LabelCache(tmp_path / "cache"))
+
+
+def test_counts_ids_and_kinds(tmp_path):
+    labeler = SpringLabeler()
+    result = protocol(tmp_path, labeler).label(crystal(), seed=1, is_reference=False)
+    assert sorted(labeler.computed) == ["relax"] * 3 + ["static"] * 5
+    kinds = [frame.info["kind"] for frame in result.frames]
+    assert kinds.count("static") == 5
+    assert 3 <= kinds.count("relax") <= 9
+    assert [frame.info["id"] for frame in result.frames] == [f"i01-g000-0000/f{k:02d}" for k in range(len(kinds))]
+    assert {frame.info["parent"] for frame in result.frames} == {"i01-g000-0000"}
+    assert {frame.info["energy_frame"] for frame in result.frames} == {"spring-1"}
+    assert result.relaxed is not None and result.relaxed.info["id"] == "i01-g000-0000"
+
+
+def test_reference_is_also_relaxed_as_it_is(tmp_path):
+    labeler = SpringLabeler()
+    protocol(tmp_path, labeler).label(crystal(), seed=1, is_reference=True)
+    assert labeler.computed.count("relax") == 4
+
+
+def test_no_static_shots_around_what_did_not_converge(tmp_path):
+    labeler = SpringLabeler(converges=False)
+    result = protocol(tmp_path, labeler).label(crystal(), seed=1, is_reference=False)
+    assert labeler.computed == ["relax"] * 3
+    assert result.relaxed is not None and not result.relaxed.info["converged"]
+
+
+def test_same_seed_same_labels_and_nothing_is_computed_twice(tmp_path):
+    first, second = SpringLabeler(), SpringLabeler()
+    once = protocol(tmp_path, first).label(crystal(), seed=1, is_reference=False)
+    again = protocol(tmp_path, second).label(crystal(), seed=1, is_reference=False)
+    assert second.computed == []
+    assert [frame.info["label_energy"] for frame in once.frames] == pytest.approx(
+        [frame.info["label_energy"] for frame in again.frames], abs=1e-12
+    )
+    log = (tmp_path / "cache" / "computed.log").read_text().split()
+    assert len(log) == len(set(log)) == 8
+    other = SpringLabeler()
+    protocol(tmp_path, other).label(crystal(), seed=2, is_reference=False)
+    assert len(other.computed) == 8
+
+
+def test_forceful_frames_are_left_out_and_counted(tmp_path):
+    result = protocol(tmp_path, SpringLabeler(), max_force=0.6).label(crystal(), seed=1, is_reference=False)
+    assert result.n_too_forceful >= 3 + 5
+    assert all(np.abs(frame.arrays["label_forces"]).max() < 0.6 for frame in result.frames)
+
+
+def test_failures(tmp_path):
+    fatal = SpringLabeler(failure=ItemFailed("SCF diverged"))
+    with pytest.raises(ItemFailed, match="no relaxation of i01-g000-0000.*SCF diverged") as caught:
+        protocol(tmp_path, fatal).label(crystal(), seed=1, is_reference=False)
+    assert not caught.value.retryable
+    lost = SpringLabeler(failure=ItemFailed("node lost", retryable=True))
+    with pytest.raises(ItemFailed, match="node lost") as caught:
+        protocol(tmp_path, lost).label(crystal(), seed=1, is_reference=False)
+    assert caught.value.retryable
+
+
+def test_truncated_label_counts_as_absent(tmp_path):
+    cache = LabelCache(tmp_path)
+    labeler = SpringLabeler()
+    labeler.write(crystal(), "relax", tmp_path)
+    frames = labeler.read(tmp_path)
+    key = cache.key(crystal(), "relax", "spring-1")
+    cache.put(key, frames)
+    assert len(cache.get(key) or []) == 3
+    path = next(tmp_path.glob(f"*/{key}.extxyz"))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[: 2 * (len(crystal()) + 2)]))
+    assert cache.get(key) is None
+    assert not path.exists()
+
+
+def test_key_knows_structure_kind_and_settings(tmp_path):
+    cache = LabelCache(tmp_path)
+    moved, swapped, strained = crystal(), crystal(), crystal()
+    moved.positions[0, 0] += 1e-4
+    swapped.numbers[0] = 11
+    strained.set_cell(strained.cell.array * 1.001)
+    keys = {cache.key(atoms, "relax", "a") for atoms in (crystal(), moved, swapped, strained)}
+    keys |= {cache.key(crystal(), "static", "a"), cache.key(crystal(), "relax", "b")}
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_perturbations", 0), ("n_steps", 0), ("n_static", -1), ("position_amplitude", [0.2, 0.1]), ("max_force", 0.0)],
+)
+def test_bad_settings_name_their_key(key, value):
+    with pytest.raises(ConfigError, match=f"loop.label.{key} = "):
+        LabelSettings(**{key: value})
