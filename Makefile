@@ -1,0 +1,67 @@
+# One environment, built once and kept in .venv; every target below brings it up to date first.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PYTEST_ARGS ?=
+
+# One thread per process: two spinning OpenMP threads on a busy machine are some 50 times slower than one.
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --quiet
+PINS := requirements/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help env run test lint clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+
+env: $(VENV)/.project  ## build the environment (about three minutes, 3 GB; goes on where it was interrupted)
+
+run: env  ## explore Li-P-S, or anything else: make run ARGS="system=li-p-s model=sevennet"
+	@$(VENV)/bin/python -m chemloop $(ARGS)
+
+test: env  ## run the tests: make test PYTEST_ARGS="tests/unit -k hull"
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: env  ## check style and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+clean:  ## remove the environment and all caches; outputs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find chemloop tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { echo "ChemLoop needs Python 3.11 or newer, and there is no $(PYTHON): install one, or name it: make env PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ChemLoop needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): name another one: make env PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "deepmd-kit is built from source and $${CXX:-c++} is missing: install a C++ compiler (Debian: apt install g++), or name it: make env CXX=g++-12" >&2; exit 1; }
+	@echo "Building $(VENV) with $$($(PYTHON) -V), about three minutes, 3 GB"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.resolved: requirements/base.txt requirements/dev.txt $(PINS) | $(VENV)/.created
+	@echo "1/4 everything that pip can resolve by itself"
+	@$(PIP) -r requirements/base.txt -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.overruled: requirements/no-deps.txt $(PINS) $(VENV)/.resolved
+	@echo "2/4 mace-torch, mattersim, mattergen, whose pins are overruled"
+	@$(PIP) --no-deps -r requirements/no-deps.txt
+	@touch $@
+
+# pip's wheel cache ignores environment variables: a deepmd-kit that was built with other ones would come back from it.
+$(VENV)/.built: requirements/build-from-source.txt $(PINS) $(VENV)/.overruled
+	@echo "3/4 deepmd-kit, built without its compiled operators"
+	@PATH="$(abspath $(VENV))/bin:$$PATH" DP_VARIANT=cpu DP_ENABLE_TENSORFLOW=0 DP_ENABLE_PYTORCH=0 \
+		$(PIP) --no-cache-dir --no-build-isolation -r requirements/build-from-source.txt
+	@touch $@
+
+$(VENV)/.project: pyproject.toml $(VENV)/.built
+	@echo "4/4 chemloop itself, editable"
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
