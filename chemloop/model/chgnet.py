@@ -1,0 +1,185 @@
+"""CHGNet: a graph network with explicit angles, pretrained on MPtrj; its weights come inside its package.
+
+Source: doi:10.1038/s42256-023-00716-3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from chemloop.runtime.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+    from chemloop.model.pairs import Pairs
+    from chemloop.model.potential import NetworkPotential
+    from chemloop.protocols import Batch, Prediction
+
+PACKAGED = {
+    "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
+    "0.2.0": "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
+    "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
+}
+
+
+@dataclass
+class CHGNetForceField:
+    """CHGNet as configured in `conf/model/chgnet.yaml`.
+
+    checkpoint: `0.3.0`, `0.2.0`, `r2scan`, or the path of a file that CHGNet reads
+    """
+
+    checkpoint: str = "0.3.0"
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ConfigError(f"model.checkpoint is empty: give one of {', '.join(PACKAGED)} or the path of a file")
+
+    def load(self, device: str = "cpu", dtype: str = "float32") -> NetworkPotential:
+        """The potential.
+
+        Raises: CheckpointError
+        """
+        from chemloop.model.potential import NetworkPotential
+
+        network = self._network(dtype)
+        # no part in energies: the head for magnetic moments, and angles updated after their last use
+        network.site_wise.requires_grad_(False)
+        network.angle_layers[-1].requires_grad_(False)
+        converter = network.graph_converter
+        backend = CHGNetBackend(
+            f"CHGNet {self.checkpoint}", float(converter.atom_graph_cutoff), float(converter.bond_graph_cutoff)
+        )
+        return NetworkPotential(network.to(device), backend)
+
+    def reference_calculator(self) -> Calculator:
+        """CHGNet's own ASE calculator with the same weights, in single precision."""
+        from chgnet.model.dynamics import CHGNetCalculator
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            return CHGNetCalculator(self._network("float32"), use_device="cpu")
+
+    def _network(self, dtype: str) -> Any:
+        import chgnet
+        import torch
+        from chgnet.model import CHGNet
+
+        from chemloop.model.potential import find_checkpoint, read_checkpoint
+
+        folder = Path(chgnet.__file__).parent / "pretrained"
+        path = find_checkpoint(self.checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
+        content = read_checkpoint(path, "chgnet", ["model"])["model"]
+        try:
+            # as CHGNet.load does: only 0.2.0 was trained with these biases
+            arguments = {"mlp_out_bias": self.checkpoint == "0.2.0"} | content["model_args"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                network = CHGNet(**arguments).to(getattr(torch, dtype))
+            network.load_state_dict(content["state_dict"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+        if not hasattr(network.composition_model, "fc"):
+            raise CheckpointError(f"{path} has no linear reference energies; only such CHGNets are supported")
+        return network
+
+
+class Inputs(NamedTuple):
+    """One batch of graphs.
+
+    angles: (n_angles, 3) central atom and two directed bonds; bond k >= n_pairs is pair k - n_pairs reversed
+    """
+
+    pairs: Pairs
+    angles: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CHGNetBackend:
+    """Batches and predictions of a CHGNet.
+
+    CHGNet's own batching loops over structures in Python and differentiates twice (positions, strain); one
+    differentiation with respect to the bond vectors of the whole batch gives the same numbers several times faster.
+    """
+
+    name: str
+    cutoff: float
+    angle_cutoff: float
+    elements: Collection[int] = range(1, 95)
+
+    def collate(self, structures: Sequence[Atoms], dtype: torch.dtype, device: torch.device) -> Inputs:
+        """Graphs; atoms without neighbours are allowed, they have no force."""
+        import torch
+
+        from chemloop.model.pairs import find_pairs
+
+        pairs = find_pairs(structures, self.cutoff, dtype, device)
+        lengths = torch.linalg.norm(pairs.vectors, dim=1).cpu().numpy()
+        centers = torch.cat([pairs.first, pairs.second]).cpu().numpy()
+        angles = _find_angles(centers, np.tile(lengths <= self.angle_cutoff, 2))
+        return Inputs(pairs, torch.as_tensor(angles, device=device))
+
+    def predict(self, network: Any, batch: Batch, is_training: bool) -> Prediction:
+        import torch
+        from chgnet.model.model import BatchedGraph
+
+        from chemloop.model.pairs import pair_derivatives
+        from chemloop.protocols import Prediction
+
+        pairs, angles = batch.inputs
+        vectors = pairs.vectors.detach().requires_grad_()
+        lengths = torch.linalg.norm(vectors, dim=1)
+        directions = vectors / lengths[:, None]
+        directions = torch.cat([directions, -directions])
+        both = torch.arange(len(vectors), device=vectors.device).repeat(2)
+        graph = BatchedGraph(
+            atomic_numbers=batch.numbers,
+            bond_bases_ag=network.bond_basis_expansion.rbf_expansion_ag(lengths),
+            bond_bases_bg=network.bond_basis_expansion.rbf_expansion_bg(lengths),
+            angle_bases=network.angle_basis_expansion(directions[angles[:, 1]], directions[angles[:, 2]]),
+            batched_atom_graph=torch.stack(
+                [torch.cat([pairs.first, pairs.second]), torch.cat([pairs.second, pairs.first])], dim=1
+            ),
+            batched_bond_graph=torch.stack([angles[:, 0], both[angles[:, 1]], both[angles[:, 2]]], dim=1),
+            atom_owners=pairs.atom_structure,
+            directed2undirected=both,
+            atom_positions=[],
+            strains=[],
+            volumes=pairs.volumes,
+        )
+        energies = network._compute(graph)["e"]
+        if network.is_intensive:
+            energies = energies * batch.n_atoms
+        constants = network.composition_model.fc.weight[0, batch.numbers - 1]
+        forces, stresses = pair_derivatives(energies, vectors, pairs, is_training)
+        return Prediction(energies.index_add(0, pairs.atom_structure, constants), forces, stresses)
+
+    def shift_energies(self, network: Any, shifts: dict[int, float]) -> None:
+        for number, shift in shifts.items():
+            network.composition_model.fc.weight[0, number - 1] += shift
+
+    def checkpoint(self, network: Any) -> dict[str, Any]:
+        return {"model": network.as_dict()}
+
+
+def _find_angles(centers: np.ndarray, is_short: np.ndarray) -> np.ndarray:
+    """(n_angles, 3): central atom and every ordered pair of different short bonds that start there."""
+    bonds = np.flatnonzero(is_short)
+    bonds = bonds[np.argsort(centers[bonds], kind="stable")]
+    counts = np.bincount(centers[bonds])
+    starts = np.concatenate([[0], np.cumsum(counts)])[centers[bonds]]
+    partners = counts[centers[bonds]]
+    one = np.repeat(np.arange(len(bonds)), partners)
+    running = np.arange(len(one)) - np.repeat(np.cumsum(partners) - partners, partners)
+    other = np.repeat(starts, partners) + running
+    different = one != other
+    one, other = bonds[one[different]], bonds[other[different]]
+    return np.column_stack([centers[one], one, other])

@@ -1,0 +1,123 @@
+"""Many relaxations side by side: the structures, what was seen of them, and the steps.
+
+The optimisers are ASE's, one per structure: after every step all structures that still move are evaluated in
+batches, so a batch stays full to the end and a structure takes, up to rounding, the path it would take alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import UnitCellFilter
+from ase.optimize.optimize import Optimizer
+from ase.optimize.rfo import RFO
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from chemloop.physics.calculator import Results
+from chemloop.physics.limits import Limits, find_misshape, residual_force
+from chemloop.physics.structures import without
+from chemloop.runtime.errors import ItemFailed
+
+Evaluate = Callable[[Sequence[Atoms]], list[Results]]
+
+# what a structure out of bounds makes backends and optimisers raise
+FAILURES = (ArithmeticError, ValueError, RuntimeError, ItemFailed)
+
+
+class Run:
+    """One structure on its way: the steps so far, and whether they are good or bad enough to stop.
+
+    steps: evaluated structures; all of them where keeps_steps, else the first and the last
+    """
+
+    def __init__(self, atoms: Atoms, fmax: float, cutoff: float, limits: Limits, keeps_steps: bool = False):
+        self.atoms = without(atoms, "mlff")
+        self.fmax = fmax
+        self.cutoff = cutoff
+        self.limits = limits
+        self.keeps_steps = keeps_steps
+        self.first_volume = atoms.cell.volume
+        self.steps: list[Atoms] = []
+        self.n_evaluated = 0
+        self.is_converged = False
+        self.rejection = find_misshape(self.atoms, self.first_volume, limits)
+
+    @property
+    def is_moving(self) -> bool:
+        return not self.is_converged and self.rejection is None
+
+    def observe(self, results: Results) -> None:
+        """Take note of the results for the present structure."""
+        if not all(np.isfinite(part).all() for part in results):
+            self.rejection = "not finite: energy, forces or stress"
+            return
+        self.atoms.calc = SinglePointCalculator(
+            self.atoms, energy=results.energy, forces=results.forces, stress=full_3x3_to_voigt_6_stress(results.stress)
+        )
+        step = self.atoms.copy()
+        step.calc = self.atoms.calc
+        if not self.keeps_steps:
+            del self.steps[1:]
+        self.steps.append(step)
+        self.n_evaluated += 1
+        rise = (results.energy - self.steps[0].get_potential_energy()) / len(step)
+        if rise > self.limits.max_energy_rise:
+            self.rejection = f"exploded: energy rose by {rise:.1f} eV/atom"
+        elif residual_force(results.forces, results.stress, step.cell.volume) <= self.fmax:
+            self.is_converged = True
+
+    def check_shape(self) -> None:
+        """Take note of a step: the present structure is a new one."""
+        self.rejection = find_misshape(self.atoms, self.first_volume, self.limits)
+
+
+def step_side_by_side(runs: Sequence[Run], evaluate_all: Evaluate, max_steps: int) -> None:
+    """Step all runs until each has converged, is rejected, or has made max_steps."""
+    moving = [run for run in runs if run.is_moving]
+    optimizers = {id(run): _optimizer(run.atoms) for run in moving}
+    for step in range(max_steps + 1):
+        _observe_all(moving, evaluate_all)
+        moving = [run for run in moving if run.is_moving]
+        if step == max_steps:
+            return
+        for run in moving:
+            try:
+                optimizers[id(run)].step()
+                run.check_shape()
+            except FAILURES as error:
+                run.rejection = f"failed: {error}"
+        moving = [run for run in moving if run.is_moving]
+
+
+def _optimizer(atoms: Atoms) -> Optimizer:
+    """Rational function optimisation: quasi-Newton steps, damped where the energy is not yet quadratic.
+
+    Measured on random Li-P-S crystals it needs less than half the evaluations of FIRE, and it evaluates once per
+    step, as stepping side by side requires. The cell factor makes cell and atoms about equally stiff; alpha
+    (eV/A^2) is the first guess of that stiffness.
+    Source: doi:10.1021/j100247a015
+    """
+    optimizer = RFO(UnitCellFilter(atoms, cell_factor=len(atoms) ** 0.5), logfile=None, alpha=20.0)
+    # without it the first eigenvector search starts from a random vector
+    optimizer.v0 = np.eye(3 * len(atoms) + 10)[-1]
+    return optimizer
+
+
+def _observe_all(runs: Sequence[Run], evaluate_all: Evaluate) -> None:
+    """Results for all; what fails together is tried in halves, so that only the culprit is rejected."""
+    if not runs:
+        return
+    try:
+        results = evaluate_all([run.atoms for run in runs])
+    except FAILURES as error:
+        if len(runs) == 1:
+            runs[0].rejection = f"failed: {error}"
+            return
+        _observe_all(runs[: len(runs) // 2], evaluate_all)
+        _observe_all(runs[len(runs) // 2 :], evaluate_all)
+        return
+    for run, result in zip(runs, results, strict=True):
+        run.observe(result)
