@@ -22,8 +22,8 @@ ENGINES = ("ase", "torchsim")
 class RelaxSettings:
     """fmax: eV/A, for forces and for the stress times the volume per atom's edge; max_steps: optimiser steps.
 
-    engine: `ase` relaxes one by one (best on CPUs), `torchsim` in batches (best on GPUs)
-    per_item: structures per worker item
+    engine: `ase` (fewest steps, any device) or `torchsim` (many structures on a GPU)
+    per_item: structures per worker item, evaluated together
     """
 
     fmax: float = 0.05

@@ -29,5 +29,5 @@ class Tracker(Protocol):
     def show(self, history: Sequence[Point]) -> None:
         """Show what is new in the history; its points only ever grow at the end."""
 
-    def end(self) -> None:
-        """Close, with everything shown."""
+    def end(self) -> bool:
+        """Close; whether everything is shown."""

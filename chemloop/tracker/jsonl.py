@@ -23,5 +23,5 @@ class JsonlTracker:
         lines = [json.dumps({"iteration": point.iteration, **point.metrics}) for point in history]
         write_whole(self._path, ("\n".join(lines) + "\n").encode())
 
-    def end(self) -> None:
-        """Nothing to close."""
+    def end(self) -> bool:
+        return True

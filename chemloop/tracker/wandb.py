@@ -7,9 +7,10 @@ log in.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from chemloop.runtime.errors import ConfigError
 from chemloop.tracker import Point
 from chemloop.tracker.jsonl import JsonlTracker
 
+log = logging.getLogger(__name__)
 MODES = ("auto", "offline", "online", "disabled")
 
 
@@ -36,38 +38,69 @@ class WandbTracker(JsonlTracker):
 
     def begin(self, campaign: Path, config: dict[str, Any]) -> None:
         super().begin(campaign, config)
+        self._campaign, self._config = campaign, config
+        self._history: Sequence[Point] = ()
+        self._run: Any = None
+        if self._mode() == "online":
+            self._try(self._open)
+
+    def show(self, history: Sequence[Point]) -> None:
+        super().show(history)
+        self._history = history
+        if self._mode() == "online":
+            self._try(self._log)
+
+    def end(self) -> bool:
+        """Send what is left. A run on disk, which nobody can watch growing, is written here, whole."""
+        if self._mode() == "offline":
+            for folder in (self._campaign / "wandb").glob(f"offline-run-*-{self._run_id()}"):
+                shutil.rmtree(folder)
+        return self._mode() == "disabled" or self._try(self._finish)
+
+    def _mode(self) -> str:
+        if self.mode != "auto":
+            return self.mode
+        return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+    def _run_id(self) -> str:
+        return hashlib.sha256(str(self._campaign.resolve()).encode()).hexdigest()[:16]
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Do it; where W&B fails, say so and go on, because the metrics are safe in `metrics.jsonl`."""
+        try:
+            action()
+        except Exception as error:
+            log.warning("W&B failed (%s); nothing is lost, the same command sends it again", error)
+            self._run = None
+            return False
+        return True
+
+    def _open(self) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        mode = self.mode
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        run_id = hashlib.sha256(str(campaign.resolve()).encode()).hexdigest()[:16]
-        if mode == "offline":
-            for folder in (campaign / "wandb").glob(f"offline-run-*-{run_id}"):
-                shutil.rmtree(folder)
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
-            group=self.group or config["options"]["system"],
-            name=campaign.name,
-            id=run_id,
-            resume="allow" if mode == "online" else None,
-            dir=campaign,
-            config=config,
-            mode=mode,  # type: ignore[arg-type]  # checked against MODES
+            group=self.group or self._config["options"]["system"],
+            name=self._campaign.name,
+            id=self._run_id(),
+            resume="allow" if self._mode() == "online" else None,
+            dir=self._campaign,
+            config=self._config,
+            mode=self._mode(),  # type: ignore[arg-type]  # checked against MODES
             settings=wandb.Settings(init_timeout=30, console="off", x_disable_stats=True),
         )
         self._run.define_metric("*", step_metric="iteration")
         self._run.define_metric("curves/*", step_metric="curves/epoch")
-        self._n_shown = self._run.step
 
-    def show(self, history: Sequence[Point]) -> None:
-        super().show(history)
-        for step, point in enumerate(history):
-            if step >= self._n_shown:
-                self._run.log({"iteration": point.iteration, **point.metrics}, step=step)
-        self._n_shown = max(self._n_shown, len(history))
+    def _log(self) -> None:
+        if self._run is None:
+            self._open()
+        for step in range(self._run.step, len(self._history)):
+            point = self._history[step]
+            self._run.log({"iteration": point.iteration, **point.metrics}, step=step, commit=True)
 
-    def end(self) -> None:
+    def _finish(self) -> None:
+        self._log()
         self._run.finish()

@@ -52,11 +52,12 @@ def explore(campaign: Campaign, settings: Settings, config: dict[str, Any]) -> s
     try:
         reason = run_loop(campaign, settings, on_stage, on_iteration)
     finally:
-        tracker.end()
+        is_shown = tracker.end()
     n_iterations = max(point.iteration for point in history)
     write_campaign_report(campaign, settings, reason)
     outputs = {campaign.report.name: file_hash(campaign.report)}
-    write_json(campaign.folder / "DONE", {"outputs": outputs, "iterations": n_iterations})
+    record = {"outputs": outputs, "iterations": n_iterations, "is_shown": is_shown}
+    write_json(campaign.folder / "DONE", record)
     return reason
 
 
@@ -65,7 +66,10 @@ def finished_before(campaign: Campaign, settings: Settings) -> str | None:
     marker = campaign.folder / "DONE"
     if not is_intact(marker) or not campaign.ledger.exists():
         return None
-    last = read_json(marker)["iterations"]
+    record = read_json(marker)
+    if not record["is_shown"]:
+        return None
+    last = record["iterations"]
     for iteration in range(last + 1):
         if not all(stage.is_done for stage in stages_of(campaign, settings, iteration)):
             return None
