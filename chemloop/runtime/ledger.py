@@ -66,7 +66,7 @@ class Ledger:
         from ase.db import connect
 
         with connect(self.path) as database:
-            rows = [{"formula": row.formula, **row.key_value_pairs} for row in database.select()]
+            rows = [{"formula": row.formula, "n_atoms": row.natoms, **row.key_value_pairs} for row in database.select()]
         return sorted(rows, key=lambda row: row["structure_id"])
 
 

@@ -26,8 +26,6 @@ from chemloop.workflow.ledger import settings_of
 if TYPE_CHECKING:
     from chemloop.config import Settings
 
-LABEL_SOURCES = {"teacher": "{} (a force field, not DFT)"}
-
 
 @dataclass
 class WriteReport:
@@ -55,11 +53,10 @@ def report_data(campaign: Campaign, settings: Settings, reason: str) -> ReportDa
     """What the report shows, read from the outputs of the finished stages."""
     rounds = [{stage.name: stage for stage in stages} for stages in finished_iterations(campaign, settings)]
     config = {key: value for key, value in campaign.config().items() if key not in ("outputs", "label_cache")}
-    labeler = settings.options["labeler"]
     data = ReportData(
         campaign=campaign.name,
         elements=settings.system.elements,
-        label_source=LABEL_SOURCES.get(labeler, "{}").format(settings.labeler.settings_id()),
+        label_source=label_source(settings),
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         versions=versions(campaign),
         stop_reason=reason,
@@ -76,8 +73,15 @@ def report_data(campaign: Campaign, settings: Settings, reason: str) -> ReportDa
     if curated:
         converged = [atoms for atoms in read_structures(curated[-1].folder / RELAXED) if atoms.info["converged"]]
         data.references = [atoms for atoms in converged if not is_find(atoms.info["id"])]
-        data.finds = [find(atoms) for atoms in converged if is_find(atoms.info["id"])]
+        stable = [atoms for atoms in converged if atoms.info["e_above_hull"] < settings.loop.screen.stable_below]
+        data.finds = [find(atoms) for atoms in stable if is_find(atoms.info["id"])]
     return data
+
+
+def label_source(settings: Settings) -> str:
+    """Who computed the labels, without the hash of the settings; a teacher is never taken for DFT."""
+    name = settings.labeler.settings_id().rpartition("-")[0]
+    return f"{name} (not DFT)" if settings.options["labeler"] == "teacher" else name
 
 
 def iteration_data(number: int, stages: dict[str, Stage]) -> Iteration:
