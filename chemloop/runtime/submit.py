@@ -94,10 +94,10 @@ class Job:
         return is_running(known["pid"], known["started"])
 
     def stop(self) -> None:
-        """End the worker and all that it started."""
+        """End the worker and all that it started; submitit's processes ignore anything milder than a kill."""
         controller = psutil.Process(read_json(self.record)["pid"])
         for process in (*controller.children(recursive=True), controller):
-            process.terminate()
+            process.kill()
 
 
 def run_to_end(items: Sequence[Item], stage: Path, resource: str, compute: Compute, label: str) -> None:

@@ -1,0 +1,168 @@
+"""The LightningModule that fine-tunes any `Potential`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from lightning.pytorch import LightningModule
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from chemloop.runtime.errors import ChemLoopError
+from chemloop.training.averaging import MovingAverage
+from chemloop.training.curves import Curves
+from chemloop.training.data import Batches, targets
+from chemloop.training.evaluation import mae, predict, rmse
+from chemloop.training.loss import channel_losses, choose_weights
+from chemloop.training.recipe import Recipe
+from chemloop.training.schedule import Schedule
+
+
+class TrainingDiverged(ChemLoopError):
+    """The loss is not a finite number."""
+
+
+class Baseline(NamedTuple):
+    """The base on the validation frames.
+
+    shifts: eV per atom of each element, fitted on the training frames
+    before: RMSE of energy (eV/atom), force (eV/A) and stress (eV/A^3) without these shifts
+    shifted, shifted_mae: RMSE and mean absolute errors with them
+    """
+
+    shifts: dict[int, float]
+    before: dict[str, float]
+    shifted: dict[str, float]
+    shifted_mae: dict[str, float]
+
+
+class FineTuning(LightningModule):
+    """One fine-tuning: loss, schedule, averaged weights, validation after each epoch and the best weights so far.
+
+    Everything that decides the result is a function of the step or part of the state that Lightning saves, so a
+    training that was killed ends with the weights of one that was not. That is why data order, learning rate,
+    average, early stopping and best weights are here and not Lightning's: some of its own do not survive a kill
+    within an epoch (loader position), at its end (plateau schedule) or after the last one (early stopping).
+
+    The validation score is the mean over the trained channels of the mean absolute error in units of that of the
+    shifted base, so 1 before the first step. (In RMSE the few frames with the largest forces would choose the epoch.)
+    Only weights with which the RMSE of every trained channel is below that of the base as it was can be best.
+    """
+
+    def __init__(
+        self,
+        potential: Any,
+        batches: Batches,
+        valid: Sequence[Atoms],
+        recipe: Recipe,
+        baseline: Baseline,
+        curves: Path,
+    ):
+        super().__init__()
+        self.potential: Any = potential
+        self.batches = batches
+        self.valid = valid
+        self.recipe = recipe
+        self.baseline = baseline
+        self.curves = Curves(curves)
+        self.schedule = Schedule(recipe, len(batches))
+        self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1, "weights": None}
+        self.plateau: ReduceLROnPlateau | None = None
+        self.restored_plateau: dict[str, Any] | None = None
+        self.weights = choose_weights(potential, recipe.train_only)
+        self.average = MovingAverage(self.weights, recipe.ema_decay)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.recipe.optimizer]
+        optimizer = kind(self.weights, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        if self.recipe.schedule == "plateau":
+            self.plateau = ReduceLROnPlateau(
+                optimizer, factor=self.recipe.decay_factor, patience=self.recipe.decay_epochs, threshold=0
+            )
+            if self.restored_plateau is not None:
+                self.plateau.load_state_dict(self.restored_plateau)
+        return optimizer
+
+    def train_dataloader(self) -> list[int]:
+        """One number per step of an epoch; the frames follow from the global step."""
+        return list(range(len(self.batches)))
+
+    def on_train_start(self) -> None:
+        # potentials are loaded in evaluation mode, and Lightning leaves the mode as it is
+        self.potential.train()
+        self.trainer.should_stop |= self._is_exhausted()
+
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        # networks with random layers: what they draw follows from seed and step
+        torch.manual_seed(hash((self.batches.seed, self.global_step)))
+        if self.plateau is None:
+            for group in self._optimizer().param_groups:
+                group["lr"] = self.schedule.learning_rate(self.global_step)
+
+    def training_step(self, batch: int, batch_idx: int) -> torch.Tensor:
+        frames = self.batches.at(self.global_step, self.global_rank)
+        batch_of_frames = self.potential.collate(frames)
+        labels = targets(frames, self.weights[0])
+        losses = channel_losses(self.potential(batch_of_frames), labels, batch_of_frames.n_atoms, self.recipe)
+        prefactors = self.schedule.prefactors(self.global_step, self._learning_rate())
+        loss = torch.stack([prefactor * losses[channel] for channel, prefactor in prefactors.items()]).sum()
+        if not torch.isfinite(loss):
+            names = ", ".join(str(atoms.info.get("id", atoms.get_chemical_formula())) for atoms in frames)
+            raise TrainingDiverged(
+                f"the loss was {float(loss)} in step {self.global_step} on frames {names}:"
+                " lower training.learning_rate or training.max_force"
+            )
+        self.curves.add_step({"loss": float(loss)} | {key: float(value) for key, value in losses.items()})
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.average.update()
+
+    def on_train_epoch_end(self) -> None:
+        with self.average.applied():
+            predictions = predict(self.valid, self.potential, self.recipe.batch_size)
+            valid = rmse(self.valid, predictions)
+            score = self._score(mae(self.valid, predictions))
+            is_allowed = all(valid[channel] < self.baseline.before[channel] for channel in self.recipe.channels)
+            if is_allowed and score < self.best["score"]:
+                weights = {name: value.detach().clone() for name, value in self.potential.state_dict().items()}
+                self.best = {"score": score, "epoch": self.current_epoch, "weights": weights}
+        if self.plateau is not None:
+            self.plateau.step(score)
+        self.curves.end_epoch(self.current_epoch, valid, score, self._learning_rate())
+        self.trainer.should_stop |= self._is_exhausted()
+
+    def _score(self, valid: dict[str, float]) -> float:
+        shifted = self.baseline.shifted_mae
+        # a base without any error has nothing to gain, but must not divide by it
+        return float(np.mean([valid[channel] / max(shifted[channel], 1e-9) for channel in self.recipe.channels]))
+
+    def _is_exhausted(self) -> bool:
+        patience = self.recipe.early_stopping_patience
+        return patience > 0 and self.curves.epochs_without_progress() >= patience
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.trainer.optimizers[0]
+
+    def _learning_rate(self) -> float:
+        return self._optimizer().param_groups[0]["lr"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["chemloop"] = {
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "curves": self.curves.state_dict(),
+            "plateau": self.plateau and self.plateau.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["chemloop"]
+        self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        self.curves.load_state_dict(state["curves"])
+        self.restored_plateau = state["plateau"]

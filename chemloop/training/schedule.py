@@ -1,0 +1,56 @@
+"""Learning rates and loss prefactors as functions of the step: nothing to restore after a kill."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from chemloop.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The course of one training.
+
+    steps_per_epoch: batches in an epoch
+    """
+
+    recipe: Recipe
+    steps_per_epoch: int
+
+    @property
+    def n_steps(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """At a step, the first being 0; for `plateau`, which depends on the validation score, the first one.
+
+        The exponential schedule is DeePMD-kit's: a plateau longer than the whole training would never decay, it is
+        replaced by n_steps // 100 + 1 steps.
+        Source: deepmd.dpmodel.utils.learning_rate.LearningRateExp
+        """
+        recipe, first, last = self.recipe, self.recipe.learning_rate, self.recipe.stop_learning_rate
+        done = step / self.n_steps
+        if recipe.schedule == "step":
+            return first * recipe.decay_factor ** (step // self.steps_per_epoch // recipe.decay_epochs)
+        if recipe.schedule == "cosine":
+            return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
+        if recipe.schedule == "exponential":
+            plateau = recipe.decay_steps if recipe.decay_steps < self.n_steps else self.n_steps // 100 + 1
+            held = step // plateau * plateau if plateau else step
+            return first * (last / first) ** (held / self.n_steps)
+        return first
+
+    def prefactors(self, step: int, learning_rate: float) -> dict[str, float]:
+        """Of each trained channel; last + (first - last) x, x falling from 1 with the learning rate or the step.
+
+        Source: doi:10.1103/PhysRevLett.120.143001, loss prefactors
+        """
+        recipe = self.recipe
+        follows_rate = recipe.prefactors_follow == "learning_rate"
+        left = learning_rate / recipe.learning_rate if follows_rate else 1 - step / self.n_steps
+        moved = {}
+        for channel in recipe.channels:
+            first, last = getattr(recipe, f"{channel}_prefactor")
+            moved[channel] = last + (first - last) * left
+        return moved
