@@ -44,7 +44,7 @@ def evaluate(structures: Sequence[Atoms], potential: Any, batch_size: int = 8) -
 class PotentialCalculator(Calculator):
     """Any `Potential` as an ASE calculator."""
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - as ASE declares it
 
     def __init__(self, potential: Any):
         super().__init__()

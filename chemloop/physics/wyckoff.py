@@ -115,7 +115,7 @@ def random_crystal(
     cell = random_cell(group.lattice, volume_per_atom * len(species), shortest, rng)
     if cell is None:
         return None
-    primitive = spglib.find_primitive((cell, np.concatenate(scaled) % 1.0, species), symprec=SYMPREC)  # type: ignore[arg-type]
+    primitive = spglib.find_primitive((cell, np.concatenate(scaled) % 1.0, species), symprec=SYMPREC)  # type: ignore[arg-type]  # spglib takes arrays
     if primitive is None:
         return None
     return Atoms(primitive[2], scaled_positions=primitive[1], cell=primitive[0], pbc=True)

@@ -40,7 +40,7 @@ def yield_series(data: ReportData, key: str) -> tuple[list[int], list[float], li
         if count is not None and generated:
             rows.append((iteration.number, 100 * count / generated, int(count), int(generated)))
     numbers, percent, counts, totals = ([row[k] for row in rows] for k in range(4))
-    return numbers, percent, counts, totals  # type: ignore[return-value]
+    return numbers, percent, counts, totals  # type: ignore[return-value]  # four lists out of one generator
 
 
 def yield_figure(data: ReportData) -> Figure | None:

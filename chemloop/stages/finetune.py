@@ -76,7 +76,7 @@ class Finetune(Stage):
         metrics["kept_base"] = float(fit.kept_base)
         if Path(fit.checkpoint).is_file():
             frame = f"{settings.options['model']}-{file_hash(Path(fit.checkpoint))[:8]}"
-        return replace(model, checkpoint=str(fit.checkpoint)), frame, metrics  # type: ignore[type-var]
+        return replace(model, checkpoint=str(fit.checkpoint)), frame, metrics  # type: ignore[type-var]  # every ForceField is a dataclass
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         (item,) = items

@@ -183,7 +183,7 @@ def fitted_model(model: ForceField, folder: Path) -> tuple[ForceField, str]:
     fit = read_json(folder / "fit.json")
     checkpoint = folder / fit["checkpoint"]
     name = str(checkpoint) if checkpoint.is_file() else fit["checkpoint"]
-    return replace(model, checkpoint=name), fit["energy_frame"]  # type: ignore[type-var]
+    return replace(model, checkpoint=name), fit["energy_frame"]  # type: ignore[type-var]  # every ForceField is a dataclass
 
 
 def base_frame(settings: Settings) -> str:
@@ -202,4 +202,4 @@ def _load(specification: str, device: str, dtype: str) -> Potential:
 def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Potential:
     """The potential of a force field, kept in memory from one item of a worker to the next."""
     kind = type(model)
-    return _load(json.dumps([kind.__module__, kind.__qualname__, asdict(model)]), device, dtype)  # type: ignore[call-overload]
+    return _load(json.dumps([kind.__module__, kind.__qualname__, asdict(model)]), device, dtype)  # type: ignore[call-overload]  # a dataclass

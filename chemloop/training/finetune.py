@@ -143,7 +143,7 @@ def _train(
             accelerator=accelerator if recipe.accelerator == "auto" else recipe.accelerator,
             devices=recipe.devices,
             strategy=recipe.strategy,
-            precision=recipe.precision,  # type: ignore[arg-type]
+            precision=recipe.precision,  # type: ignore[arg-type]  # Lightning checks it
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.gradient_clip or None,
             callbacks=callbacks,
@@ -192,6 +192,6 @@ def _keep_better(
         potential = force_field.load(device, dtype)
         potential.shift_energies(module.baseline.shifts)
     potential.save(path)
-    reloaded = dataclasses.replace(force_field, checkpoint=str(path)).load(device, dtype)  # type: ignore[type-var]
+    reloaded = dataclasses.replace(force_field, checkpoint=str(path)).load(device, dtype)  # type: ignore[type-var]  # every ForceField is a dataclass
     check_same(valid[:N_CHECKED], potential, reloaded, f"{path} does not reload to the predictions that were saved")
     return str(path), kept_base, after
