@@ -10,6 +10,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from chemloop.runtime.errors import ChemLoopError
@@ -18,40 +19,46 @@ HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 
+IS_DEBUGGING = "HYDRA_FULL_ERROR" in os.environ
+
+
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def run(node: DictConfig) -> None:
     """One campaign, or one point of a sweep."""
-    from chemloop.config import campaign_name, load
+    from chemloop.config import campaign_name, chosen_options, load
     from chemloop.runtime.campaign import Campaign
 
     config = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    choices = HydraConfig.get().runtime.choices
-    config["options"] = {key: choices[key] for key in choices if not key.startswith("hydra/")}
-    for key in ("outputs", "label_cache"):
-        config[key] = str(Path(config[key]).resolve())
-    settings = load(config)
-    config["campaign"] = campaign_name(config["campaign"], settings)
-    settings.workflow.run(Campaign(Path(settings.outputs) / config["campaign"]), settings, config)
+    try:
+        config["options"] = chosen_options(HydraConfig.get(), CONF)
+        for key in ("outputs", "label_cache"):
+            config[key] = str(Path(config[key]).resolve())
+        settings = load(config)
+        config["campaign"] = campaign_name(config["campaign"], settings)
+        settings.workflow.run(Campaign(Path(settings.outputs) / config["campaign"]), settings, config)
+    except ChemLoopError as error:
+        # Hydra would print all overrides before the message; a sweep has to see the error itself
+        if IS_DEBUGGING or HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        sys.exit(f"chemloop: {error}")
 
 
 def main() -> None:
     """The command line: mistakes of the user end with one message, mistakes of the program with a traceback."""
-    is_debugging = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         run()
     except (ChemLoopError, HydraException) as error:
-        if is_debugging:
+        if IS_DEBUGGING:
             raise
         from chemloop.config import explain
 
         sys.exit(f"chemloop: {explain(error)}")
     except OSError as error:
-        if is_debugging or error.filename is None:
+        if IS_DEBUGGING or error.filename is None:
             raise
-        sys.exit(
-            f"chemloop: {error.filename}: {error.strerror}; choose a folder that can be written with outputs=FOLDER"
-        )
+        reason = f"{error.filename}: {error.strerror}"
+        sys.exit(f"chemloop: {reason}; choose a folder that can be written with outputs=FOLDER")
     except KeyboardInterrupt:
         sys.exit("chemloop: stopped; run the same command again to continue")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +27,7 @@ class Settings:
     """The whole configuration of a campaign, checked; the same in the driver and in every worker.
 
     options: the option chosen in each group, e.g. {"model": "chgnet"}
+    pythons: the interpreter of another environment that a component's `python` names for its workers, by group
     outputs: folder of all campaigns
     label_cache: folder of the labels that campaigns share
     """
@@ -44,7 +47,11 @@ class Settings:
     outputs: str
     label_cache: str
     options: dict[str, str]
+    pythons: dict[str, str]
 
+
+RECIPE = "training/recipe@training"
+"""The group of what one model does differently from `training=default`."""
 
 COMPONENTS = (
     "system",
@@ -66,7 +73,7 @@ def load(config: dict[str, Any]) -> Settings:
 
     Raises: ConfigError, naming the key, what it is and what is allowed
     """
-    allowed = {field.name for field in fields(Settings)} | {"campaign"}
+    allowed = {field.name for field in fields(Settings)} - {"pythons"} | {"campaign", "n_train"}
     for key in config.keys() - allowed:
         raise ConfigError(f"unknown key {key}; {suggestion(key, sorted(allowed))}")
     seed = config["seed"]
@@ -79,6 +86,9 @@ def load(config: dict[str, Any]) -> Settings:
         outputs=str(config["outputs"]),
         label_cache=str(config["label_cache"]),
         options=dict(config["options"]),
+        pythons={
+            group: interpreter(config[group]["python"], group) for group in COMPONENTS if has_python(config[group])
+        },
     )
     check_together(settings)
     return settings
@@ -96,7 +106,7 @@ def build(node: dict[str, Any], group: str) -> Any:
         component = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{group}._target_ = {node['_target_']}: no such component ({error})") from error
-    values = {key: value for key, value in node.items() if key != "_target_"}
+    values = {key: value for key, value in node.items() if key not in ("_target_", "python")}
     try:
         return OmegaConf.to_object(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(component), values)))
     except ConfigError as error:
@@ -110,6 +120,24 @@ def build(node: dict[str, Any], group: str) -> Any:
         raise ConfigError(f"{group}.{error.full_key} has no value; set it with {group}.{error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group}.{error.full_key}: {str(error).splitlines()[0]}") from error
+
+
+def has_python(node: Any) -> bool:
+    """Whether a component's node names an interpreter of its own."""
+    return isinstance(node, dict) and "python" in node and node["python"] is not None
+
+
+def interpreter(path: Any, group: str) -> str:
+    """The interpreter of another environment that holds ChemLoop and what the component needs.
+
+    Raises: ConfigError
+    """
+    if not isinstance(path, str) or not os.access(path, os.X_OK) or not os.path.isfile(path):
+        raise ConfigError(
+            f"{group}.python = {path!r}: must be the path of a Python interpreter, e.g. /opt/mace/bin/python, or null"
+            " for the one that runs this command"
+        )
+    return os.path.abspath(path)
 
 
 def suggestion(key: str, allowed: list[str]) -> str:
@@ -137,11 +165,28 @@ def check_together(settings: Settings) -> None:
         )
 
 
+def chosen_options(hydra_config: Any, conf: Path) -> dict[str, str]:
+    """The option of each group.
+
+    conf: the folder of all groups
+    Raises: ConfigError for a recipe that was asked for and does not exist; a model without one is no error
+    """
+    choices = hydra_config.runtime.choices
+    recipe, folder = choices[RECIPE], conf / RECIPE.partition("@")[0]
+    is_asked_for = any(override.startswith(f"{RECIPE}=") for override in hydra_config.overrides.task)
+    if is_asked_for and not (folder / f"{recipe}.yaml").exists():
+        known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+        raise ConfigError(f"{RECIPE}={recipe}: no such recipe; there are {', '.join(known)}")
+    return {key: choices[key] for key in choices if not key.startswith("hydra/")}
+
+
 def campaign_name(name: str | None, settings: Settings) -> str:
-    """The campaign's folder: as given, or <system>_<generator>_<model>_<labeler>_s<seed>.
+    """The campaign's folder: as given, as its workflow says, or <system>_<generator>_<model>_<labeler>_s<seed>.
 
     Raises: ConfigError for a name that is not one folder
     """
+    if name is None and hasattr(settings.workflow, "folder_name"):
+        return settings.workflow.folder_name(settings)
     if name is None:
         options = settings.options
         parts = (settings.system.name, options["generator"], options["model"], options["labeler"], f"s{settings.seed}")

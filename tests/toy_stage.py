@@ -5,13 +5,14 @@ import signal
 import time
 from collections.abc import Sequence
 
+from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed
 from chemloop.runtime.item import Item
 from chemloop.stages.stage import METRICS, Stage
 
 
 class ToyStage(Stage):
-    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `fatal` or `sleep`."""
+    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `advance and die` (five times), `fatal` or `sleep`."""
 
     name = "screen"
     what: Sequence[str] = ()
@@ -33,8 +34,11 @@ class ToyStage(Stage):
             raise ItemFailed("the node was lost", retryable=True)
         if what == "die" or (what == "die once" and n_attempts == 1):
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "advance and die" and n_attempts <= 5:
+            write_json(item.folder / "progress.json", {"done": n_attempts, "total": 6})
+            os.kill(os.getpid(), signal.SIGKILL)
         if what == "sleep":
-            time.sleep(3)
+            time.sleep(5)
         (item.folder / "result").write_text(f"{item.task['seed']}")
         return ["result"]
 

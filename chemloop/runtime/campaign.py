@@ -23,6 +23,7 @@ STAGES = ("seed", "generate", "relax", "screen", "select", "label", "curate", "f
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
     *("outputs", "label_cache", "system.downloads", "generator.downloads", "loop.max_iterations"),
+    *("model.python", "generator.python", "labeler.python"),
 )
 """Settings that decide where and for how long, never what comes out: they may change between runs."""
 

@@ -21,6 +21,10 @@ class CheckpointError(ChemLoopError):
     """A checkpoint that is missing, damaged, of another architecture or for other elements."""
 
 
+class WeightsUnavailable(CheckpointError):
+    """Named pretrained weights that are neither on this machine nor to be had from where they are published."""
+
+
 class CampaignError(ChemLoopError):
     """A campaign folder that cannot be used: locked, changed configuration, not writable, damaged."""
 

@@ -72,6 +72,17 @@ class Item:
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
+    @property
+    def n_starts(self) -> int:
+        """How often a worker has begun it."""
+        path = self.folder / ".starts"
+        return path.stat().st_size if path.exists() else 0
+
+    def count_start(self) -> None:
+        """Note that a worker begins it now."""
+        with open(self.folder / ".starts", "ab") as file:
+            file.write(b".")
+
     def plan(self, task: dict[str, Any]) -> None:
         """Write the task; inputs must be there already."""
         write_whole(self.folder / "item.yaml", yaml.safe_dump(task, sort_keys=False).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -53,12 +54,18 @@ class Resource:
         if self.device != "cpu" and not self.device.startswith("cuda"):
             raise ConfigError(f"compute device = {self.device!r}: allowed are cpu, cuda, cuda:N")
 
+    @property
+    def n_gpus(self) -> int:
+        """GPUs that a worker must see for its device to exist; submitit hides those that it is not asked for."""
+        kind, _, number = self.device.partition(":")
+        return 0 if kind == "cpu" else int(number or 0) + 1
+
 
 @dataclass
 class Compute:
     """`conf/compute/*.yaml`: the submitit cluster and what each resource class means there.
 
-    max_attempts: how often an item may be started before it counts as failed
+    max_attempts: how often an item may be started without getting any further before it counts as failed
     poll_s: s between two looks at the markers
     """
 
@@ -100,8 +107,12 @@ class Job:
             process.kill()
 
 
-def run_to_end(items: Sequence[Item], stage: Path, resource: str, compute: Compute, label: str) -> None:
+def run_to_end(
+    items: Sequence[Item], stage: Path, resource: str, compute: Compute, label: str, python: str | None = None
+) -> None:
     """Bring all items to DONE or FAILED.
+
+    python: the interpreter of the workers, None for the driver's own
 
     Raises: ChemLoopError as soon as one item failed fatally; items in progress are stopped then
     """
@@ -111,14 +122,13 @@ def run_to_end(items: Sequence[Item], stage: Path, resource: str, compute: Compu
     try:
         with (
             progress_bar(label, len(items)) as bar,
-            Pool(stage / "jobs", compute, compute.resource(resource)) as pool,
+            Pool(stage / "jobs", compute, compute.resource(resource), python) as pool,
         ):
-            attempts = 0
+            trials = Trials(pending, compute.max_attempts)
             while pending:
                 if not pool.is_busy():
-                    attempts += 1
-                    if attempts > compute.max_attempts:
-                        _give_up(pending, compute.max_attempts)
+                    pending = trials.not_hopeless(pending)
+                    if not pending:
                         break
                     for item in pending:
                         item.reopen()
@@ -144,17 +154,40 @@ def _raise_if_fatal(items: Sequence[Item]) -> None:
             raise ChemLoopError(f"{failure['reason']} (log: {item.folder / 'log.out'})")
 
 
-def _give_up(items: Sequence[Item], attempts: int) -> None:
-    for item in items:
-        if item.failure is None:
-            item.fail(f"its worker ended {attempts} times without a result; last lines: {item.log_tail()!r}")
+class Trials:
+    """How often each item was begun without getting any further, since this driver came."""
+
+    def __init__(self, items: Sequence[Item], max_attempts: int):
+        self.max_attempts = max_attempts
+        self.origins = {item: (item.progress, item.n_starts) for item in items}
+        self.n_starts = -1
+        self.n_idle = 0
+
+    def not_hopeless(self, items: Sequence[Item]) -> list[Item]:
+        """The items that deserve another start; the others are marked as failed."""
+        n_starts = sum(item.n_starts for item in self.origins)
+        self.n_idle = self.n_idle + 1 if n_starts == self.n_starts else 0
+        self.n_starts = n_starts
+        left = []
+        for item in items:
+            progress, first = self.origins[item]
+            if item.progress != progress:
+                self.origins[item] = item.progress, item.n_starts
+                left.append(item)
+            elif max(item.n_starts - first, self.n_idle) < self.max_attempts:
+                left.append(item)
+            elif item.failure is None:
+                times = f"ended {self.max_attempts} times without a result"
+                item.fail(f"its worker {times}; last lines: {item.log_tail()!r}")
+        return left
 
 
 class Pool:
     """At most `workers` jobs of one stage; leaving it by an error, or by Ctrl-C, stops what still runs."""
 
-    def __init__(self, folder: Path, compute: Compute, resource: Resource):
+    def __init__(self, folder: Path, compute: Compute, resource: Resource, python: str | None):
         folder.mkdir(parents=True, exist_ok=True)
+        self.python = python
         self.folder = folder
         self.compute = compute
         self.resource = resource
@@ -176,8 +209,9 @@ class Pool:
         """Give all items to every worker, each beginning elsewhere: what one has taken the others skip."""
         n_workers = min(len(items), self.resource.workers or len(os.sched_getaffinity(0)))
         logging.getLogger("submitit").setLevel(logging.WARNING)
-        executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.compute.cluster)
-        executor.update_parameters(timeout_min=self.resource.timeout_min)
+        python = {} if self.python is None else {f"{self.compute.cluster}_python": shlex.quote(self.python)}
+        executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.compute.cluster, **python)
+        executor.update_parameters(timeout_min=self.resource.timeout_min, gpus_per_node=self.resource.n_gpus)
         folders = [str(item.folder) for item in items]
         with thread_variables(1), interrupts_ignored():
             for number in range(n_workers):

@@ -25,6 +25,7 @@ def run_items(folders: Sequence[str], start: int = 0) -> None:
         item = Item(Path(folder))
         with claim(item) as is_mine:
             if is_mine and not item.is_finished:
+                item.count_start()
                 run_item(item)
 
 

@@ -41,7 +41,7 @@ def disturb(outputs: Path, seed: int) -> int:
     n_kills, finished = 0, {}
     while True:
         driver = subprocess.Popen(
-            small.command(outputs),
+            small.command(outputs, f"compute.max_attempts={N_KILLS + 1}"),
             env=small.environment(),
             cwd=small.ROOT,
             stdout=subprocess.DEVNULL,

@@ -1,13 +1,17 @@
 """Workers, their deaths, and what a driver makes of them."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 
 from chemloop.config import load
+from chemloop.runtime import worker
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ChemLoopError, StageFailed
 from chemloop.stages.stage import Stage
@@ -25,6 +29,26 @@ def stage(tmp_path, compose_config):
         return toy
 
     return build
+
+
+def start_driver(toy: ToyStage) -> subprocess.Popen:
+    """A process of its own that brings the stage to its end."""
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from chemloop.config import load
+        from chemloop.runtime.campaign import Campaign
+        from tests.toy_stage import ToyStage
+        campaign = Campaign(Path({str(toy.campaign.folder)!r}))
+        toy = ToyStage(campaign, load(campaign.config()), 1)
+        toy.what = {toy.what!r}
+        toy.ensure()
+    """)
+    return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+
+
+def wait_until_begun(toy: ToyStage) -> None:
+    while not all((toy.item(number).folder / "attempts").exists() for number in range(len(toy.what))):
+        time.sleep(0.05)
 
 
 def attempts(stage: Stage, number: int) -> int:
@@ -58,6 +82,27 @@ def test_item_whose_workers_always_die_is_given_up(stage):
     assert "ended 3 times without a result" in toy.failures()[0]["reason"]
 
 
+def test_a_deadly_item_does_not_take_the_others_along(stage):
+    toy = stage("die", "ok", "ok", "ok")
+    toy.settings.compute.cpu.workers = 1
+    toy.ensure()
+    assert [failure["item"] for failure in toy.failures()] == ["0000"]
+    assert [attempts(toy, number) for number in range(4)] == [3, 1, 1, 1]
+
+
+def test_an_item_that_gets_further_is_not_given_up(stage):
+    toy = stage("advance and die")
+    toy.ensure()
+    assert attempts(toy, 0) == 6 > toy.settings.compute.max_attempts
+
+
+def test_workers_that_never_begin_are_given_up(stage, monkeypatch):
+    toy = stage("ok")
+    monkeypatch.setattr(worker, "run_items", os._exit)
+    with pytest.raises(StageFailed, match="ended 3 times without a result"):
+        toy.ensure()
+
+
 def test_too_many_failures_stop_the_campaign(stage):
     with pytest.raises(StageFailed, match="2 of 3 items.*loop.max_failed_fraction allows 0.5.*told to fail.*FAILED"):
         stage("fail", "fail", "ok").ensure()
@@ -70,21 +115,21 @@ def test_fatal_error_of_an_item_reaches_the_user(stage):
 
 def test_workers_that_outlive_their_driver_are_waited_for(stage):
     toy = stage("sleep", "sleep")
-    program = textwrap.dedent(f"""
-        import os, signal, threading
-        from pathlib import Path
-        from chemloop.config import load
-        from chemloop.runtime.campaign import Campaign
-        from tests.toy_stage import ToyStage
-        campaign = Campaign(Path({str(toy.campaign.folder)!r}))
-        toy = ToyStage(campaign, load(campaign.config()), 1)
-        toy.what = ("sleep", "sleep")
-        threading.Thread(target=toy.ensure, daemon=True).start()
-        while not all((toy.item(k).folder / "attempts").exists() for k in (0, 1)):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-    """)
-    subprocess.run([sys.executable, "-c", program], check=False)
+    driver = start_driver(toy)
+    wait_until_begun(toy)
+    driver.kill()
+    driver.wait()
     time.sleep(0.1)
     assert toy.ensure()["screen/n_items"] == 2
     assert [attempts(toy, number) for number in (0, 1)] == [1, 1]
+
+
+def test_ctrl_c_stops_driver_and_workers(stage):
+    toy = stage("sleep", "sleep")
+    driver = start_driver(toy)
+    wait_until_begun(toy)
+    workers = [psutil.Process(int((toy.item(k).folder / "attempts").read_text())) for k in (0, 1)]
+    driver.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in driver.communicate()[1]
+    _, alive = psutil.wait_procs(workers, timeout=2)
+    assert not alive and not any(toy.item(k).is_finished for k in (0, 1))
