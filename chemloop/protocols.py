@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,15 +66,18 @@ class Potential(Protocol):
 class ForceField(Protocol):
     """A machine-learned force field (MLFF) as configured: `conf/model/NAME.yaml` + `chemloop/model/NAME.py`.
 
-    checkpoint: its state, a name of pretrained weights or a path; `dataclasses.replace` makes the fine-tuned one
+    checkpoint: its state, a name of pretrained weights or a path; null: no weights, the architecture of the YAML with
+        random ones, the same at every `load`. `dataclasses.replace` makes the fine-tuned one
+    can_learn: False where there are no weights to fine-tune; it is evaluated only
     """
 
-    checkpoint: str
+    checkpoint: str | None
+    can_learn: ClassVar[bool]
 
     def load(self, device: str, dtype: str) -> Potential:
         """The potential with the weights of `checkpoint`.
 
-        Raises: CheckpointError
+        Raises: WeightsUnavailable where named weights are not here and cannot be fetched; CheckpointError
         """
 
 
@@ -89,7 +92,10 @@ class Generator(Protocol):
     def generate(
         self, n: int, elements: Sequence[str], conditions: dict[str, float], seed: int, workdir: Path
     ) -> list[Atoms]:
-        """At most n structures; fewer where some failed. The same seed gives the same structures."""
+        """At most n structures; fewer where some failed. The same seed gives the same structures.
+
+        `yield.json` in workdir may count its `attempts`, and those `rejected` by reason: {"rejected": {"too close": 7}}.
+        """
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
         """Learn from structures that carry `e_above_hull`; returns the new checkpoint."""

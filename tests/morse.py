@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ase import Atoms
@@ -54,6 +54,7 @@ class MorseBackend:
 
 @dataclass
 class MorseForceField:
+    can_learn: ClassVar[bool] = True
     checkpoint: str = "default"
     backend: Any = MorseBackend()
 

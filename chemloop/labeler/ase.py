@@ -3,9 +3,6 @@ than most of these calculations."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from chemloop.model.ase import build_calculator, digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.errors import ConfigError
 
@@ -83,17 +81,4 @@ class AseLabeler(InProcessLabeler):
         return f"ase-{digest(self.calculator, self.fmax, self.max_steps)}"
 
     def build_calculator(self) -> Calculator:
-        arguments = dict(self.calculator)
-        module, _, name = str(arguments.pop("_target_", "")).rpartition(".")
-        try:
-            return getattr(importlib.import_module(module), name)(**arguments)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"labeler.calculator = {self.calculator}: cannot be built ({error}); _target_ must name an ASE"
-                " calculator class, the other keys its arguments"
-            ) from error
-
-
-def digest(*content: Any) -> str:
-    """Eight hexadecimal digits that change with any setting."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return build_calculator(self.calculator, "labeler.calculator")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ase.calculators.calculator import Calculator
 
-from chemloop.labeler.ase import InProcessLabeler, digest
+from chemloop.labeler.ase import InProcessLabeler
+from chemloop.model.ase import digest
 
 
 @dataclass

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,17 +33,78 @@ PACKAGED = {
 
 
 @dataclass
+class CHGNetArchitecture:
+    """A network from scratch; the sizes of 0.3.0 are in brackets.
+
+    channels: per atom, bond and angle [64]
+    n_layers: interactions, 2 or above [4]
+    n_basis: functions of a distance and of an angle, an odd number [31]
+    cutoff: A [6]
+    angle_cutoff: A, of bonds that form angles [3]
+    seed: of the random weights
+    """
+
+    channels: int = 32
+    n_layers: int = 3
+    n_basis: int = 15
+    cutoff: float = 5.0
+    angle_cutoff: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, is_met, rule in (
+            ("channels", self.channels >= 1, "must be 1 or above"),
+            ("n_layers", self.n_layers >= 2, "must be 2 or above"),
+            ("n_basis", self.n_basis >= 3 and self.n_basis % 2 == 1, "must be an odd number, 3 or above"),
+            ("cutoff", self.cutoff > 0, "must be above 0 A"),
+            ("angle_cutoff", 0 < self.angle_cutoff <= self.cutoff, "must be above 0 A and at most the cutoff"),
+            ("seed", self.seed >= 0, "must be 0 or above"),
+        ):
+            if not is_met:
+                raise ConfigError(f"model.architecture.{key} = {getattr(self, key)}: {rule}")
+
+    def build(self) -> Any:
+        """The network, in single precision; its energies per element are 0, fine-tuning begins with fitting them."""
+        import torch
+        from chgnet.model import CHGNet
+
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            torch.default_generator.manual_seed(self.seed)
+            network: Any = CHGNet(
+                atom_fea_dim=self.channels,
+                bond_fea_dim=self.channels,
+                angle_fea_dim=self.channels,
+                atom_conv_hidden_dim=self.channels,
+                bond_conv_hidden_dim=self.channels,
+                mlp_hidden_dims=[self.channels] * 3,
+                num_radial=self.n_basis,
+                num_angular=self.n_basis,
+                n_conv=self.n_layers,
+                atom_graph_cutoff=self.cutoff,
+                bond_graph_cutoff=self.angle_cutoff,
+            )
+        torch.nn.init.zeros_(network.composition_model.fc.weight)
+        return network
+
+
+@dataclass
 class CHGNetForceField:
     """CHGNet as configured in `conf/model/chgnet.yaml`.
 
-    checkpoint: `0.3.0`, `0.2.0`, `r2scan`, or the path of a file that CHGNet reads
+    checkpoint: `0.3.0`, `0.2.0`, `r2scan`, or the path of a file that CHGNet reads; null: random weights
+    architecture: of the network where checkpoint is null; other checkpoints know their own
     """
 
-    checkpoint: str = "0.3.0"
+    can_learn: ClassVar[bool] = True
+
+    checkpoint: str | None = "0.3.0"
+    architecture: CHGNetArchitecture = field(default_factory=CHGNetArchitecture)
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise ConfigError(f"model.checkpoint is empty: give one of {', '.join(PACKAGED)} or the path of a file")
+        if self.checkpoint == "":
+            raise ConfigError(
+                f"model.checkpoint is empty: give one of {', '.join(PACKAGED)}, the path of a file, or null"
+            )
 
     def load(self, device: str = "cpu", dtype: str = "float32") -> NetworkPotential:
         """The potential.
@@ -57,9 +118,8 @@ class CHGNetForceField:
         network.site_wise.requires_grad_(False)
         network.angle_layers[-1].requires_grad_(False)
         converter = network.graph_converter
-        backend = CHGNetBackend(
-            f"CHGNet {self.checkpoint}", float(converter.atom_graph_cutoff), float(converter.bond_graph_cutoff)
-        )
+        name = f"CHGNet {self.checkpoint or 'from scratch'}"
+        backend = CHGNetBackend(name, float(converter.atom_graph_cutoff), float(converter.bond_graph_cutoff))
         return NetworkPotential(network.to(device), backend)
 
     def reference_calculator(self) -> Calculator:
@@ -70,26 +130,35 @@ class CHGNetForceField:
             return CHGNetCalculator(self._network("float32"), use_device="cpu")
 
     def _network(self, dtype: str) -> Any:
-        import chgnet
         import torch
-        from chgnet.model import CHGNet
 
-        from chemloop.model.potential import find_checkpoint, read_checkpoint
+        precision = getattr(torch, dtype)
+        if self.checkpoint is None:
+            return self.architecture.build().to(precision)
+        return _read(self.checkpoint, precision)
 
-        folder = Path(chgnet.__file__).parent / "pretrained"
-        path = find_checkpoint(self.checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
-        content = read_checkpoint(path, "chgnet", ["model"])["model"]
-        try:
-            # as CHGNet.load does: only 0.2.0 was trained with these biases
-            arguments = {"mlp_out_bias": self.checkpoint == "0.2.0"} | content["model_args"]
-            with contextlib.redirect_stdout(io.StringIO()):
-                network = CHGNet(**arguments).to(getattr(torch, dtype))
-            network.load_state_dict(content["state_dict"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
-        if not hasattr(network.composition_model, "fc"):
-            raise CheckpointError(f"{path} has no linear reference energies; only such CHGNets are supported")
-        return network
+
+def _read(checkpoint: str, precision: torch.dtype) -> Any:
+    import chgnet
+    import torch
+    from chgnet.model import CHGNet
+
+    from chemloop.model.potential import find_checkpoint, read_checkpoint
+
+    folder = Path(chgnet.__file__).parent / "pretrained"
+    path = find_checkpoint(checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
+    content = read_checkpoint(path, "chgnet", ["model"])["model"]
+    try:
+        # as CHGNet.load does: only 0.2.0 was trained with these biases
+        arguments = {"mlp_out_bias": checkpoint == "0.2.0"} | content["model_args"]
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            network = CHGNet(**arguments).to(precision)
+        network.load_state_dict(content["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+    if not hasattr(network.composition_model, "fc"):
+        raise CheckpointError(f"{path} has no linear reference energies; only such CHGNets are supported")
+    return network
 
 
 class Inputs(NamedTuple):

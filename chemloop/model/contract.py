@@ -11,7 +11,8 @@ With pytest, one test per promise:
         getattr(contract, name)()
 
 Where the force field has a method `reference_calculator() -> ase Calculator` (its package's own, single precision),
-predictions are compared with it too. All other comparisons are made in double precision.
+predictions are compared with it too, also for the structures given as `references`. All other comparisons are made in
+double precision. A force field with `can_learn = False` has no weights to check; what is checked is that it says so.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from chemloop.physics.calculator import Results, evaluate
-from chemloop.runtime.errors import CheckpointError, ItemFailed
+from chemloop.physics.structures import set_results
+from chemloop.runtime.errors import CheckpointError, ConfigError, ItemFailed
 
 # double precision; networks carry constants in single precision, which limits how well symmetries hold
 EXACT = (1e-9, 1e-8, 1e-9)
@@ -37,12 +39,12 @@ SYMMETRIC = (2e-6, 2e-5, 2e-6)
 SINGLE = (5e-5, 2e-3, 2e-4)
 
 
-def check(force_field: Any, structures: Sequence[Atoms]) -> None:
+def check(force_field: Any, structures: Sequence[Atoms], references: Sequence[Atoms] = ()) -> None:
     """Run all checks on one force field.
 
     Raises: AssertionError that lists every promise that is broken
     """
-    contract = Contract(force_field, structures)
+    contract = Contract(force_field, structures, references)
     broken = []
     for name in CHECKS:
         try:
@@ -64,12 +66,28 @@ def assert_equal(found: Sequence[Results], expected: Sequence[Results], toleranc
             assert error <= tolerance, f"{what} differ by {error:.2g}, allowed is {tolerance:g}"
 
 
-class Contract:
-    """One force field under test."""
+def of_weights(check: Callable[[Contract], None]) -> Callable[[Contract], None]:
+    """A promise about weights, which a force field that cannot learn has not made."""
 
-    def __init__(self, force_field: Any, structures: Sequence[Atoms]):
+    @wraps(check)
+    def checked(contract: Contract) -> None:
+        if contract.can_learn:
+            check(contract)
+
+    return checked
+
+
+class Contract:
+    """One force field under test.
+
+    references: more structures, which are compared with the package's own calculator and with nothing else
+    """
+
+    def __init__(self, force_field: Any, structures: Sequence[Atoms], references: Sequence[Atoms] = ()):
         self.force_field = force_field
-        self.crystals = [Atoms(s.numbers, s.positions, cell=s.cell.array, pbc=True) for s in structures]
+        self.can_learn = force_field.can_learn
+        self.crystals = [_bare(atoms) for atoms in structures]
+        self.references = [_bare(atoms) for atoms in references]
         self.rng = np.random.default_rng(1)
         self.structures = [self._distorted(atoms) for atoms in self.crystals]
 
@@ -111,6 +129,14 @@ class Contract:
         alone = [self._evaluate([atoms])[0] for atoms in self.structures]
         assert_equal(self.results, alone, EXACT)
         assert_equal(self._evaluate(self.structures[::-1])[::-1], alone, EXACT)
+
+    def check_padding_does_not_leak(self) -> None:
+        """Cells of one atom and of 40 or more beside each other get what they get alone."""
+        one = Atoms(self.crystals[0][:1].numbers, [[0.0, 0.0, 0.0]], cell=np.diag([3.0, 3.2, 3.4]), pbc=True)
+        many = self._distorted(self.crystals[-1].repeat((-(-40 // len(self.crystals[-1])), 1, 1)))
+        alone = [self._evaluate([atoms])[0] for atoms in (one, many)]
+        assert_equal(self._evaluate([one, many, self.structures[0]]), [*alone, self.results[0]], EXACT)
+        assert_equal(self._evaluate([many, one]), alone[::-1], EXACT)
 
     def check_forces_are_gradients(self, step: float = 1e-4) -> None:
         for atoms, result in zip(self.structures, self.results, strict=True):
@@ -181,12 +207,14 @@ class Contract:
         given = [atoms.copy() for atoms in self.structures]
         batch = self.potential.collate(given)
         first = self.potential(batch).forces.clone()
-        trained = copy.deepcopy(self.potential).train()
-        trained(batch).forces.square().sum().backward()
+        if self.can_learn:
+            trained = copy.deepcopy(self.potential).train()
+            trained(batch).forces.square().sum().backward()
         assert bool((self.potential(batch).forces == first).all()), "a second use of a batch gives other forces"
         for atoms, original in zip(given, self.structures, strict=True):
             assert atoms == original and atoms.calc is None, "collate or forward changed a structure"
 
+    @of_weights
     def check_save_and_load(self) -> None:
         import torch
 
@@ -202,22 +230,61 @@ class Contract:
             potential.save(path)
             saved = dataclasses.replace(self.force_field, checkpoint=str(path))
             assert_equal(evaluate(self.structures, saved.load("cpu", "float32")), expected, (0, 0, 0))
-            self._compare_with_reference(saved, expected)
+            _compare_with_reference(saved, self.structures, expected)
+
+    @of_weights
+    def check_zero_step_finetuning(self) -> None:
+        """A pass of the training over frames that it already predicts, with a learning rate of 0, changes nothing."""
+        import torch
+
+        from chemloop.training.averaging import MovingAverage
+        from chemloop.training.data import targets
+        from chemloop.training.loss import channel_losses, choose_weights
+        from chemloop.training.recipe import Recipe
+
+        potential, recipe = copy.deepcopy(self.single), Recipe()
+        before = evaluate(self.structures, potential)
+        frames = [
+            set_results(atoms.copy(), "label", *result, "itself")
+            for atoms, result in zip(self.structures, before, strict=True)
+        ]
+        weights = choose_weights(potential, [])
+        optimizer, average = torch.optim.Adam(weights, lr=0), MovingAverage(weights, recipe.ema_decay)
+        potential.train()
+        for frame in frames:
+            batch = potential.collate([frame])
+            losses = channel_losses(potential(batch), targets([frame], weights[0]), batch.n_atoms, recipe)
+            for channel, loss in losses.items():
+                assert loss.item() < 1e-5, f"the {channel} loss of its own predictions is {loss.item():.2g}"
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+            average.update()
+        with average.applied():
+            assert_equal(evaluate(self.structures, potential), before, (0, 0, 0))
 
     def check_reference_calculator(self) -> None:
-        self._compare_with_reference(self.force_field, evaluate(self.structures, self.single))
+        structures = [*self.structures, *self.references]
+        _compare_with_reference(self.force_field, structures, evaluate(structures, self.single))
 
-    def _compare_with_reference(self, force_field: Any, expected: Sequence[Results]) -> None:
-        if not hasattr(force_field, "reference_calculator"):
+    def check_refusal_to_learn(self) -> None:
+        """Who cannot learn says so before any work, and is left out by whoever asks for `can_learn`."""
+        if self.can_learn:
             return
-        calculator = force_field.reference_calculator()
-        found = []
-        for atoms in self.structures:
-            probe = atoms.copy()
-            probe.calc = calculator
-            found.append(Results(probe.get_potential_energy(), probe.get_forces(), probe.get_stress(voigt=False)))
-        assert_equal(found, expected, SINGLE)
+        batch = self.single.collate(self.structures[:1])
+        for name, learn in (
+            ("training mode", lambda: copy.copy(self.single).train()(batch)),
+            ("shift_energies", lambda: self.single.shift_energies({1: 1.0})),
+            ("save", lambda: self.single.save(Path("never-written"))),
+        ):
+            try:
+                learn()
+            except ConfigError as error:
+                assert "cannot be fine-tuned" in str(error), f"{name}: the message does not say why: {error}"
+            else:
+                raise AssertionError(f"{name} is allowed, though the force field says that it cannot learn")
 
+    @of_weights
     def check_shift_energies(self) -> None:
         potential = copy.deepcopy(self.potential)
         numbers = sorted({int(number) for atoms in self.structures for number in atoms.numbers})
@@ -231,6 +298,7 @@ class Contract:
         ]
         assert_equal(evaluate(self.structures, potential, 4), expected, EXACT)
 
+    @of_weights
     def check_gradients_reach_weights(self) -> None:
         potential = copy.deepcopy(self.single).train()
         batch = potential.collate(self.structures)
@@ -248,6 +316,7 @@ class Contract:
         lost = len(weights) - sum(reached)
         assert not lost, f"{lost} trainable weights have no influence on any prediction: set requires_grad to False"
 
+    @of_weights
     def check_training_mode_predicts_the_same(self) -> None:
         prediction = copy.deepcopy(self.potential).train()(self.potential.collate(self.structures))
         energies = [result.energy for result in self.results]
@@ -267,9 +336,10 @@ class Contract:
         heavy.numbers[:] = 118
         try:
             self._evaluate([heavy])
-        except CheckpointError as error:
+        except (CheckpointError, ItemFailed) as error:
             assert "Og" in str(error), f"the message does not name the element: {error}"
 
+    @of_weights
     def check_bad_checkpoints(self) -> None:
         import torch
 
@@ -286,6 +356,22 @@ class Contract:
                     assert str(path) in str(error), f"the message does not name the file: {error}"
                 else:
                     raise AssertionError(f"a {path.name} checkpoint is accepted")
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.array, pbc=True)
+
+
+def _compare_with_reference(force_field: Any, structures: Sequence[Atoms], expected: Sequence[Results]) -> None:
+    if not hasattr(force_field, "reference_calculator"):
+        return
+    calculator = force_field.reference_calculator()
+    found = []
+    for atoms in structures:
+        probe = atoms.copy()
+        probe.calc = calculator
+        found.append(Results(probe.get_potential_energy(), probe.get_forces(), probe.get_stress(voigt=False)))
+    assert_equal(found, expected, SINGLE)
 
 
 CHECKS = [name for name in vars(Contract) if name.startswith("check_")]

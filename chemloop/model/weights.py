@@ -1,0 +1,65 @@
+"""Named pretrained weights: where they lie, how they come there, and what to do where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from chemloop.runtime.disk import file_hash
+from chemloop.runtime.errors import CheckpointError, WeightsUnavailable
+
+
+def weights_folder() -> Path:
+    """Where named weights are kept: $CHEMLOOP_WEIGHTS, or a folder of the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CHEMLOOP_WEIGHTS") or Path(cache) / "chemloop" / "weights")
+
+
+def fetch_weights(
+    name: str, file_name: str, host: str, download: Callable[[Path], None], sha256: str | None = None
+) -> Path:
+    """The file of named weights in `weights_folder()`, downloaded by the backend's own means when it is not there.
+
+    host: that `download` asks; tried first, so that a machine without a network does not wait for time limits
+    download: writes the weights to the path that it is given
+    sha256: of the published file
+    Raises: WeightsUnavailable, naming the path at which a file brought by hand is found; CheckpointError when the
+        file is not the published one
+    """
+    path = weights_folder() / file_name
+    if not path.exists():
+        by_hand = f"put the file at {path}, or set model.checkpoint to its path"
+        if not is_reachable(host):
+            raise WeightsUnavailable(f"the weights of {name} are not here and {host} cannot be reached: {by_hand}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            download(partial)
+            partial.replace(path)
+        except Exception as error:
+            partial.unlink(missing_ok=True)
+            raise WeightsUnavailable(f"the weights of {name} could not be downloaded ({error}): {by_hand}") from error
+    if sha256 is not None and (found := file_hash(path)) != sha256:
+        raise CheckpointError(
+            f"{path} has the SHA-256 {found}, the published weights of {name} have {sha256}: delete the file to fetch it again"
+        )
+    return path
+
+
+def is_reachable(host: str, port: int = 443, timeout_s: float = 5) -> bool:
+    """Whether a connection to the host, or to the proxy that the environment names, can be opened."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    proxy = getproxies().get("https")
+    if proxy is not None:
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        host, port = parts.hostname or host, parts.port or port
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError:
+        return False
+    return True
