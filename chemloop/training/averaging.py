@@ -1,4 +1,4 @@
-"""The exponential moving average of weights while they train."""
+"""Averages of weights while they train: exponential over the steps, or equal over epochs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 
 class MovingAverage:
@@ -31,6 +31,10 @@ class MovingAverage:
         self.n_updates += 1
         get_ema_multi_avg_fn(decay)(self.average, self.weights, self.n_updates)
 
+    def follow(self) -> None:
+        """Move to where the weights are now."""
+        self.average = [saved.to(weight.device) for saved, weight in zip(self.average, self.weights, strict=True)]
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model computes with the average inside, with its own weights again afterwards."""
@@ -49,4 +53,24 @@ class MovingAverage:
 
     def load_state_dict(self, state: dict) -> None:
         self.n_updates = state["n_updates"]
-        self.average = [saved.to(weight.device) for saved, weight in zip(state["average"], self.weights, strict=True)]
+        self.average = state["average"]
+        self.follow()
+
+
+class EqualAverage(MovingAverage):
+    """Stochastic weight averaging: all weights taken in count the same, those that it was made with do not.
+
+    Source: arXiv:1803.05407
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor]):
+        super().__init__(weights, decay=0.0)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of one more epoch."""
+        if self.n_updates == 0:
+            self.average = [weight.detach().clone() for weight in self.weights]
+        else:
+            get_swa_multi_avg_fn()(self.average, self.weights, self.n_updates)
+        self.n_updates += 1

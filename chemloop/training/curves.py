@@ -32,6 +32,9 @@ class Curves:
         self.rows.append(row)
         self.sums.clear()
         self.n_steps = 0
+
+    def write(self) -> None:
+        """The file, whole."""
         write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def epochs_without_progress(self) -> int:

@@ -1,17 +1,25 @@
-"""Labelled frames for training: what is allowed, which are held out, in which order they come."""
+"""Labelled frames for training: what is allowed, and which are held out."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ase import Atoms
 
-from chemloop.runtime.errors import EnergyFrameError, StructureError
+from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
+from chemloop.training.recipe import CHANNELS
+
+log = logging.getLogger(__name__)
+KEYS = {"energy": "label_energy", "force": "label_forces", "stress": "label_stress"}
+N_LISTED = 5
+AUTO_ATOMS = 32
 
 
 class Targets(NamedTuple):
@@ -25,32 +33,53 @@ class Targets(NamedTuple):
 
 
 def targets(frames: Sequence[Atoms], like: torch.Tensor) -> Targets:
-    """The labels, on the device and in the dtype of `like`."""
+    """The labels, on the device and in the dtype of `like`; zeros for a channel that not all frames have."""
+    labelled = labelled_channels(frames)
 
     def tensor(values: list) -> torch.Tensor:
         return torch.as_tensor(np.array(values), dtype=like.dtype, device=like.device)
 
+    n_atoms = [len(atoms) for atoms in frames]
     return Targets(
-        tensor([atoms.info["label_energy"] / len(atoms) for atoms in frames]),
-        tensor(list(np.concatenate([atoms.arrays["label_forces"] for atoms in frames]))),
-        tensor([atoms.info["label_stress"] for atoms in frames]),
+        tensor([atoms.info["label_energy"] / len(atoms) if "energy" in labelled else 0.0 for atoms in frames]),
+        tensor(list(np.concatenate([atoms.arrays["label_forces"] for atoms in frames])))
+        if "force" in labelled
+        else tensor(sum(n_atoms) * [np.zeros(3)]),
+        tensor([atoms.info["label_stress"] if "stress" in labelled else np.zeros((3, 3)) for atoms in frames]),
         tensor([atoms.cell.volume / len(atoms) for atoms in frames]),
     )
 
 
-def check_frames(frames: Sequence[Atoms]) -> None:
-    """Check that all frames are labelled at one level of theory.
+def label(atoms: Atoms, channel: str) -> Any:
+    """The label of energy (eV), force (n_atoms, 3) eV/A or stress (3, 3) eV/A^3; None where there is none."""
+    return atoms.arrays.get(KEYS[channel]) if channel == "force" else atoms.info.get(KEYS[channel])
+
+
+def labelled_channels(frames: Sequence[Atoms]) -> list[str]:
+    """Those of energy, force and stress for which every frame has a label."""
+    return [channel for channel in CHANNELS if all(label(atoms, channel) is not None for atoms in frames)]
+
+
+def check_frames(frames: Sequence[Atoms], channels: Sequence[str] = CHANNELS) -> None:
+    """Check that all frames have the labels of these channels, at one level of theory.
 
     Raises: StructureError, EnergyFrameError
     """
     if not frames:
         raise StructureError("no labelled frames were given; a training or an error measure needs some")
-    for atoms in frames:
-        name = atoms.info.get("id", atoms.get_chemical_formula())
-        missing = [key for key in ("label_energy", "label_stress", "energy_frame") if key not in atoms.info]
-        missing += [key for key in ("label_forces",) if key not in atoms.arrays]
-        if missing:
-            raise StructureError(f"{name} has no {', '.join(missing)}: only labelled frames can be learned or compared")
+    for channel in channels:
+        without = [name(atoms) for atoms in frames if label(atoms, channel) is None]
+        if without:
+            raise StructureError(
+                f"{len(without)} of {len(frames)} frames have no {KEYS[channel]} ({listed(without)}): label them, or"
+                f" set training.{channel}_prefactor=[0,0] to train without {channel}"
+            )
+    without = [name(atoms) for atoms in frames if "energy_frame" not in atoms.info]
+    if without:
+        raise StructureError(
+            f"{len(without)} of {len(frames)} frames have no energy_frame ({listed(without)}): say in"
+            ' info["energy_frame"] at which level of theory they were labelled'
+        )
     levels = sorted({atoms.info["energy_frame"] for atoms in frames})
     if len(levels) > 1:
         raise EnergyFrameError(
@@ -60,8 +89,59 @@ def check_frames(frames: Sequence[Atoms]) -> None:
 
 
 def without_outliers(frames: Sequence[Atoms], max_force: float) -> list[Atoms]:
-    """Frames on whose atoms no label force is above max_force (eV/A)."""
-    return [atoms for atoms in frames if np.linalg.norm(atoms.arrays["label_forces"], axis=1).max() <= max_force]
+    """Frames on whose atoms no label force is above max_force (eV/A), nor is it no number; the others are reported.
+
+    Raises: StructureError when none is left
+    """
+    kept, outliers, largest = [], [], 0.0
+    for atoms in frames:
+        forces = label(atoms, "force")
+        length = 0.0 if forces is None else float(np.linalg.norm(forces, axis=1).max())
+        if length <= max_force:
+            kept.append(atoms)
+        else:
+            outliers.append(name(atoms))
+            largest = max(largest, length)
+    if outliers:
+        log.warning(
+            "%d of %d frames with forces above training.max_force = %g eV/A left out, the largest is %.3g: %s",
+            len(outliers), len(frames), max_force, largest, listed(outliers),
+        )  # fmt: skip
+    if not kept:
+        raise StructureError(
+            f"all {len(frames)} frames have forces above training.max_force = {max_force:g} eV/A, the largest is"
+            f" {largest:.3g}: check the labels or raise training.max_force"
+        )
+    return kept
+
+
+def name(atoms: Atoms) -> str:
+    """What a frame is called in messages."""
+    return str(atoms.info.get("id", atoms.get_chemical_formula()))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - N_LISTED} more" if len(names) > N_LISTED else ""
+    return ", ".join(names[:N_LISTED]) + more
+
+
+def batch_structures(batch_size: int | str, frames: Sequence[Atoms], n_devices: int) -> int:
+    """The batch size as a number: `auto` is as many structures as have 32 atoms on average, at least.
+
+    Raises: ConfigError where the training frames are fewer than a batch of a number was asked to hold
+    Source: the batch_size `auto` of DeePMD-kit, which says so for each set of cells of one size
+    """
+    if isinstance(batch_size, str):
+        n_atoms = float(np.mean([len(atoms) for atoms in frames]))
+        return max(1, min(math.ceil(AUTO_ATOMS / n_atoms), len(frames) // n_devices))
+    if len(frames) < batch_size * n_devices:
+        on_each = f" on each of {n_devices} devices" if n_devices > 1 else ""
+        raise ConfigError(
+            f"training.batch_size = {batch_size}{on_each} is more than the {len(frames)} training frames that are left"
+            " without outliers and validation: lower training.batch_size, set it to auto, or label more structures"
+        )
+    return batch_size
 
 
 def root(atoms: Atoms) -> str:
@@ -112,29 +192,3 @@ def split_by_parent(frames: Sequence[Atoms], valid_fraction: float) -> tuple[lis
     counts = np.cumsum([sizes[parent] for parent in parents])
     held = set(parents[: 1 + int(np.argmin(np.abs(counts - valid_fraction * len(frames))))])
     return [atoms for atoms in frames if root(atoms) not in held], [atoms for atoms in frames if root(atoms) in held]
-
-
-class Batches:
-    """Which frames each training step sees: a function of (seed, step), so there is no state to lose in a kill.
-
-    Frames are shuffled anew in every epoch and batches are collated anew at every step: with our neighbour lists
-    that costs 1 % of a step, less than what fixed batches lose.
-    n_shares: with several devices each takes every n_shares-th frame of a global batch
-    """
-
-    def __init__(self, frames: Sequence[Atoms], batch_size: int, seed: int, n_shares: int = 1):
-        self.frames = list(frames)
-        self.batch_size = min(batch_size * n_shares, len(self.frames))
-        self.seed = seed
-        self.n_shares = n_shares
-
-    def __len__(self) -> int:
-        """Steps per epoch; a rest too small to give each device a frame is left out of the epoch."""
-        return len(self.frames) // self.batch_size + (len(self.frames) % self.batch_size >= self.n_shares)
-
-    def at(self, step: int, share: int = 0) -> list[Atoms]:
-        """The frames of a step, the first being 0."""
-        epoch, batch = divmod(step, len(self))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.frames))
-        chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return [self.frames[index] for index in chosen[share :: self.n_shares]]

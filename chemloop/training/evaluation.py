@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 
 from chemloop.protocols import Potential
-from chemloop.training.data import check_frames
+from chemloop.training.data import check_frames, label, labelled_channels
 
 UNITS = {"energy": "mev_per_atom", "force": "mev_per_ang", "stress": "mev_per_ang3"}
 
@@ -52,7 +52,7 @@ def errors(frames: Sequence[Atoms], potential: Potential, batch_size: int = 8) -
 
 
 def rmse(frames: Sequence[Atoms], predictions: Predictions) -> dict[str, float]:
-    """RMSE of energy (eV/atom), force (eV/A) and stress (eV/A^3) of predictions for these frames."""
+    """RMSE of energy (eV/atom), force (eV/A) and stress (eV/A^3), of those that all frames have labels of."""
     return {channel: float(np.sqrt(np.mean(values**2))) for channel, values in _residuals(frames, predictions).items()}
 
 
@@ -62,13 +62,17 @@ def mae(frames: Sequence[Atoms], predictions: Predictions) -> dict[str, float]:
 
 
 def _residuals(frames: Sequence[Atoms], predictions: Predictions) -> dict[str, np.ndarray]:
-    energies = np.array([atoms.info["label_energy"] for atoms in frames])
-    forces = np.concatenate([atoms.arrays["label_forces"] for atoms in frames])
-    return {
-        "energy": (predictions.energies - energies) / [len(atoms) for atoms in frames],
-        "force": np.concatenate(predictions.forces) - forces,
-        "stress": predictions.stresses - np.array([atoms.info["label_stress"] for atoms in frames]),
-    }
+    n_atoms = np.array([len(atoms) for atoms in frames])
+    residuals = {}
+    for channel in labelled_channels(frames):
+        labels = [label(atoms, channel) for atoms in frames]
+        if channel == "energy":
+            residuals[channel] = (predictions.energies - np.array(labels)) / n_atoms
+        elif channel == "force":
+            residuals[channel] = np.concatenate(predictions.forces) - np.concatenate(labels)
+        else:
+            residuals[channel] = predictions.stresses - np.array(labels)
+    return residuals
 
 
 def fit_shifts(structures: Sequence[Atoms], differences: np.ndarray) -> dict[int, float]:

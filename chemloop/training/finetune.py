@@ -5,28 +5,34 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from chemloop.protocols import ForceField, Potential
+from chemloop.runtime.errors import ConfigError
+from chemloop.training.batches import Batches
 from chemloop.training.checks import channels_not_improved, check_same
-from chemloop.training.data import Batches, check_frames, split, without_outliers
+from chemloop.training.consolidation import Consolidation, fisher_information, with_noise
+from chemloop.training.data import (
+    batch_structures,
+    check_frames,
+    label,
+    labelled_channels,
+    split,
+    without_outliers,
+)
 from chemloop.training.evaluation import UNITS, fit_shifts, mae, predict, rmse
-from chemloop.training.module import Baseline, FineTuning, TrainingDiverged
+from chemloop.training.loss import choose_weights
+from chemloop.training.module import Baseline, FineTuning
 from chemloop.training.recipe import Recipe
-from chemloop.training.states import HashedCheckpointIO, ReportProgress, SaveStates, newest_intact
+from chemloop.training.replay import GeneralSet, forgetting, general_set
+from chemloop.training.trainer import check_device, train
 
 log = logging.getLogger(__name__)
 N_CHECKED = 8
@@ -36,13 +42,13 @@ CHECKPOINT = "finetuned.pt"
 
 @dataclass
 class Fit:
-    """checkpoint: of the fine-tuned force field, or that of the base where nothing was better
+    """checkpoint: of the fine-tuned force field, or that of the base where nothing was better; null: its random weights
     kept_base: True where the weights are the base's, at most with shifted energies
     metrics: by their names with units, `finetune/...`
     curves: file of one JSON line per epoch
     """
 
-    checkpoint: str
+    checkpoint: str | None
     kept_base: bool
     metrics: dict[str, float]
     curves: Path
@@ -66,48 +72,97 @@ def finetune(
     workdir: gets finetuned.pt, curves.jsonl, progress.json and the states of the training
     Raises: StructureError, EnergyFrameError, CheckpointError, ConfigError, FitCheckFailed
     """
-    check_frames(frames)
+    if not force_field.can_learn:
+        raise ConfigError("this model cannot be fine-tuned: it has no weights here; choose one that learns")
+    check_device(recipe, device)
+    check_frames(frames, recipe.channels)
     kept = without_outliers(frames, recipe.max_force)
-    if len(kept) < len(frames):
-        log.warning("%d frames with forces above %g eV/A left out", len(frames) - len(kept), recipe.max_force)
-    train, valid = split(kept, recipe.valid_fraction, recipe.valid_by)
+    train_frames, valid = split(kept, recipe.valid_fraction, recipe.valid_by)
+    recipe = _for_these(recipe, force_field, train_frames)
+    batch_size = int(recipe.batch_size)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
     potential = force_field.load(device, dtype)
-    probes = [*valid, *train][:N_CHECKED]
+    probes = [*valid, *train_frames][:N_CHECKED]
     check_same(probes, potential, force_field.load(device, dtype), "zero training steps change the base model")
-    before = rmse(valid, predict(valid, potential, recipe.batch_size))
-    shifts = _shifts(train, potential, recipe.batch_size)
-    potential.shift_energies(shifts)
-    predictions = predict(valid, potential, recipe.batch_size)
-    baseline = Baseline(shifts, before, rmse(valid, predictions), mae(valid, predictions))
+    baseline = _shift(potential, train_frames, valid, batch_size)
 
     assert isinstance(potential, torch.nn.Module)
-    batches = Batches(train, recipe.batch_size, seed, recipe.devices)
-    module = FineTuning(potential, batches, valid, recipe, baseline, workdir / "curves.jsonl")
-    states = workdir / f"states-{_fingerprint(potential, kept, recipe, seed)}"
-    _train(module, recipe, workdir, states, device, progress)
+    general = general_set(recipe, potential, seed, batch_size)
+    weights = choose_weights(potential, recipe.train_only)
+    consolidation = _consolidation(potential, weights, general, recipe, seed)
+    batches = Batches(train_frames, batch_size, seed, recipe.devices, general.replayed, recipe.replay_fraction)
+    module = FineTuning(potential, weights, batches, valid, recipe, baseline, workdir / "curves.jsonl", consolidation)
+    states = workdir / f"states-{_fingerprint(potential, [*kept, *general.replayed], recipe, seed)}"
+    train(module, recipe, workdir, states, device, progress)
 
     metrics = {
-        "n_frames_fitted": float(len(train)),
+        "n_frames_fitted": float(len(train_frames)),
         "n_frames_valid": float(len(valid)),
         "n_outliers": float(len(frames) - len(kept)),
         "n_epochs": float(len(module.curves.rows)),
         "best_epoch": float(module.best["epoch"]),
     }
     checkpoint, kept_base, after = _keep_better(force_field, module, workdir / CHECKPOINT, device, dtype)
-    for channel, unit in UNITS.items():
-        metrics[f"valid_{channel}_rmse_before_{unit}"] = 1000 * before[channel]
-        metrics[f"valid_{channel}_rmse_shifted_{unit}"] = 1000 * baseline.shifted[channel]
-        metrics[f"valid_{channel}_rmse_{unit}"] = 1000 * after[channel]
+    metrics |= _errors(baseline, after) | _forgotten(general, module.potential, kept_base, batch_size)
     named = {f"finetune/{name}": value for name, value in metrics.items()}
     return Fit(checkpoint, kept_base, named, module.curves.path)
 
 
-def _shifts(train: Sequence[Atoms], potential: Potential, batch_size: int) -> dict[int, float]:
-    labels = np.array([atoms.info["label_energy"] for atoms in train])
-    return fit_shifts(train, labels - predict(train, potential, batch_size).energies)
+def _for_these(recipe: Recipe, force_field: ForceField, train_frames: Sequence[Atoms]) -> Recipe:
+    """The recipe with its batch size as a number, and without remembering where the base has learned nothing yet."""
+    recipe = dataclasses.replace(recipe, batch_size=batch_structures(recipe.batch_size, train_frames, recipe.devices))
+    if recipe.replay is None or force_field.checkpoint is not None:
+        return recipe
+    log.warning(
+        "the model begins with random weights, which hold nothing to forget: training.replay = %s,"
+        " training.replay_fraction and training.ewc_strength are of no effect in this training",
+        recipe.replay,
+    )
+    return dataclasses.replace(recipe, replay=None, replay_fraction=0.0, ewc_strength=0.0)
+
+
+def _shift(potential: Potential, train_frames: Sequence[Atoms], valid: Sequence[Atoms], batch_size: int) -> Baseline:
+    """Fit a constant energy per element on the training frames and add it to the potential."""
+    before = rmse(valid, predict(valid, potential, batch_size))
+    shifts: dict[int, float] = {}
+    if "energy" in labelled_channels(train_frames):
+        labels = np.array([label(atoms, "energy") for atoms in train_frames])
+        shifts = fit_shifts(train_frames, labels - predict(train_frames, potential, batch_size).energies)
+        potential.shift_energies(shifts)
+    predictions = predict(valid, potential, batch_size)
+    return Baseline(shifts, before, rmse(valid, predictions), mae(valid, predictions))
+
+
+def _consolidation(
+    potential: torch.nn.Module, weights: list[torch.nn.Parameter], general: GeneralSet, recipe: Recipe, seed: int
+) -> Consolidation | None:
+    if recipe.ewc_strength == 0:
+        return None
+    frames = with_noise(general.replayed[: recipe.n_fisher], seed)
+    return Consolidation(weights, fisher_information(potential, weights, frames, recipe), recipe.ewc_strength)
+
+
+def _errors(baseline: Baseline, after: dict[str, float]) -> dict[str, float]:
+    errors = {}
+    for channel, value in after.items():
+        errors[f"valid_{channel}_rmse_before_{UNITS[channel]}"] = 1000 * baseline.before[channel]
+        errors[f"valid_{channel}_rmse_shifted_{UNITS[channel]}"] = 1000 * baseline.shifted[channel]
+        errors[f"valid_{channel}_rmse_{UNITS[channel]}"] = 1000 * value
+    return errors
+
+
+def _forgotten(general: GeneralSet, potential: Potential, kept_base: bool, batch_size: int) -> dict[str, float]:
+    """Forgetting, which is 0 by definition before a fit and where the base was kept."""
+    if not general.held_out:
+        return {}
+    found = forgetting(general.held_out, potential, batch_size)
+    return {
+        "n_replayed": float(len(general.replayed)),
+        "n_general_held_out": float(len(general.held_out)),
+        **(dict.fromkeys(found, 0.0) if kept_base else found),
+    }
 
 
 def _fingerprint(potential: torch.nn.Module, frames: Sequence[Atoms], recipe: Recipe, seed: int) -> str:
@@ -116,78 +171,29 @@ def _fingerprint(potential: torch.nn.Module, frames: Sequence[Atoms], recipe: Re
     for weight in potential.state_dict().values():
         content.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for atoms in frames:
-        label = [atoms.info["label_energy"]], atoms.info["label_stress"]
-        arrays: list[Any] = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.arrays["label_forces"], *label]
-        for values in arrays:
+        labels = [label(atoms, channel) for channel in labelled_channels([atoms])]
+        for values in (atoms.numbers, atoms.positions, atoms.cell.array, *labels):
             content.update(np.asarray(values).tobytes())
     return content.hexdigest()[:12]
 
 
-def _train(
-    module: FineTuning,
-    recipe: Recipe,
-    workdir: Path,
-    states: Path,
-    device: str,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    callbacks: list[Any] = [
-        ReportProgress(workdir / "progress.json", recipe.epochs, progress),
-        SaveStates(states, recipe.save_every_steps),
-    ]
-    if recipe.max_minutes is not None:
-        callbacks.append(Timer(timedelta(minutes=recipe.max_minutes), interval="epoch", verbose=False))
-    accelerator = {"cpu": "cpu", "cuda": "gpu"}.get(device.partition(":")[0], "auto")
-    with _quiet():
-        trainer = Trainer(
-            accelerator=accelerator if recipe.accelerator == "auto" else recipe.accelerator,
-            devices=recipe.devices,
-            strategy=recipe.strategy,
-            precision=recipe.precision,  # type: ignore[arg-type]  # Lightning checks it
-            max_epochs=recipe.epochs,
-            gradient_clip_val=recipe.gradient_clip or None,
-            callbacks=callbacks,
-            # inside a SLURM job Lightning would take over signals, requeueing and the number of processes
-            plugins=[HashedCheckpointIO(), LightningEnvironment()],
-            default_root_dir=workdir,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(module, ckpt_path=newest_intact(states))
-        except TrainingDiverged as error:
-            log.warning("training stopped, the best weights so far are kept: %s", error)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's banners, tips and warnings about loaders."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
-
-
 def _keep_better(
     force_field: ForceField, module: FineTuning, path: Path, device: str, dtype: str
-) -> tuple[str, bool, dict[str, float]]:
+) -> tuple[str | None, bool, dict[str, float]]:
     """Save the fine-tuned weights if they are better than the base, else the shifted base if that is, else nothing."""
     valid, recipe, before = module.valid, module.recipe, module.baseline.before
+    batch_size = int(recipe.batch_size)
     potential: Any = module.potential.to(device)
     kept_base = True
     after = before
     if module.best["weights"] is not None:
         potential.load_state_dict(module.best["weights"])
-        after = rmse(valid, predict(valid, potential, recipe.batch_size))
+        after = rmse(valid, predict(valid, potential, batch_size))
         kept_base = bool(channels_not_improved(recipe.channels, before, after))
     if kept_base:
         log.warning("the fine-tuned weights are not better than the base in every trained channel, the base is kept")
-        after = before | {"energy": module.baseline.shifted["energy"]}
-        if after["energy"] >= before["energy"]:
+        after = module.baseline.shifted
+        if not after.get("energy", 0.0) < before.get("energy", 0.0):
             return force_field.checkpoint, True, before
         potential = force_field.load(device, dtype)
         potential.shift_energies(module.baseline.shifts)

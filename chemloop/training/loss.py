@@ -18,9 +18,12 @@ def channel_losses(
 ) -> dict[str, torch.Tensor]:
     """The mean loss of each trained channel, before prefactors.
 
-    Residuals are in eV or eV/A, so that one huber_delta fits all: energy per atom, force components, and virial per
-    atom (stress times volume per atom), which is the measure of DeePMD-kit and gives a dense phase its due.
+    per_atom: residuals are in eV or eV/A, so that one huber_delta fits all: energy per atom, force components, and
+    virial per atom (stress times volume per atom), which gives a dense phase its due.
+    deepmd: the squares of a cell's energy and virial divided by its atoms, so n_atoms times those of per_atom, averaged
+    over structures, and the same of forces, averaged over all components of the batch.
     n_atoms: (n_structures,)
+    Source: deepmd.pt.loss.ener.EnergyStdLoss, with its mask of atoms for cells of different sizes
     """
     volumes = targets.volumes_per_atom[:, None, None]
     pairs = {
@@ -30,10 +33,16 @@ def channel_losses(
     }
     losses = {}
     for channel in recipe.channels:
+        predicted, label = pairs[channel]
+        # under mixed precision a network may answer in fewer bits than the labels have
+        predicted = predicted.to(label.dtype)
         if recipe.criterion == "huber":
-            losses[channel] = huber_loss(*pairs[channel], delta=recipe.huber_delta)
+            losses[channel] = huber_loss(predicted, label, delta=recipe.huber_delta)
+        elif recipe.loss == "deepmd" and channel != "force":
+            squares = ((predicted - label) ** 2).reshape(len(n_atoms), -1).mean(dim=1)
+            losses[channel] = (n_atoms * squares).mean()
         else:
-            losses[channel] = mse_loss(*pairs[channel])
+            losses[channel] = mse_loss(predicted, label)
     return losses
 
 

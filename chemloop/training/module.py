@@ -13,11 +13,13 @@ from lightning.pytorch import LightningModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from chemloop.runtime.errors import ChemLoopError
-from chemloop.training.averaging import MovingAverage
+from chemloop.training.averaging import EqualAverage, MovingAverage
+from chemloop.training.batches import Batches
+from chemloop.training.consolidation import Consolidation
 from chemloop.training.curves import Curves
-from chemloop.training.data import Batches, targets
+from chemloop.training.data import name, targets
 from chemloop.training.evaluation import mae, predict, rmse
-from chemloop.training.loss import channel_losses, choose_weights
+from chemloop.training.loss import channel_losses
 from chemloop.training.recipe import Recipe
 from chemloop.training.schedule import Schedule
 
@@ -51,16 +53,19 @@ class FineTuning(LightningModule):
     The validation score is the mean over the trained channels of the mean absolute error in units of that of the
     shifted base, so 1 before the first step. (In RMSE the few frames with the largest forces would choose the epoch.)
     Only weights with which the RMSE of every trained channel is below that of the base as it was can be best.
+    In the phase of stochastic weight averaging it is the equal average over its epochs that is validated.
     """
 
     def __init__(
         self,
         potential: Any,
+        weights: list[torch.nn.Parameter],
         batches: Batches,
         valid: Sequence[Atoms],
         recipe: Recipe,
         baseline: Baseline,
         curves: Path,
+        consolidation: Consolidation | None = None,
     ):
         super().__init__()
         self.potential: Any = potential
@@ -73,8 +78,10 @@ class FineTuning(LightningModule):
         self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1, "weights": None}
         self.plateau: ReduceLROnPlateau | None = None
         self.restored_plateau: dict[str, Any] | None = None
-        self.weights = choose_weights(potential, recipe.train_only)
+        self.weights = weights
         self.average = MovingAverage(self.weights, recipe.ema_decay)
+        self.equal_average = EqualAverage(self.weights)
+        self.consolidation = consolidation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.recipe.optimizer]
@@ -94,12 +101,14 @@ class FineTuning(LightningModule):
     def on_train_start(self) -> None:
         # potentials are loaded in evaluation mode, and Lightning leaves the mode as it is
         self.potential.train()
+        self.average.follow()
+        self.equal_average.follow()
         self.trainer.should_stop |= self._is_exhausted()
 
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
         # networks with random layers: what they draw follows from seed and step
         torch.manual_seed(hash((self.batches.seed, self.global_step)))
-        if self.plateau is None:
+        if self.plateau is None or self._is_averaging():
             for group in self._optimizer().param_groups:
                 group["lr"] = self.schedule.learning_rate(self.global_step)
 
@@ -110,32 +119,56 @@ class FineTuning(LightningModule):
         losses = channel_losses(self.potential(batch_of_frames), labels, batch_of_frames.n_atoms, self.recipe)
         prefactors = self.schedule.prefactors(self.global_step, self._learning_rate())
         loss = torch.stack([prefactor * losses[channel] for channel, prefactor in prefactors.items()]).sum()
-        if not torch.isfinite(loss):
-            names = ", ".join(str(atoms.info.get("id", atoms.get_chemical_formula())) for atoms in frames)
-            raise TrainingDiverged(
-                f"the loss was {float(loss)} in step {self.global_step} on frames {names}:"
-                " lower training.learning_rate or training.max_force"
-            )
+        if self.consolidation is not None:
+            losses["ewc"] = self.consolidation(self.weights)
+            loss = loss + losses["ewc"]
+        self._check_finite(loss, frames)
         self.curves.add_step({"loss": float(loss)} | {key: float(value) for key, value in losses.items()})
         return loss
 
+    def _check_finite(self, loss: torch.Tensor, frames: Sequence[Atoms]) -> None:
+        is_finite = bool(torch.isfinite(loss))
+        if self.trainer.world_size > 1:
+            # all processes must stop, or the others would wait for this one
+            is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
+        if not is_finite:
+            raise TrainingDiverged(
+                f"the loss was {float(loss)} in epoch {self.current_epoch + 1}, step {self.global_step}, on frames"
+                f" {', '.join(name(atoms) for atoms in frames)}: look at these, lower training.learning_rate or"
+                " training.max_force"
+            )
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        is_averaging = self._is_averaging()
         super().optimizer_step(*args, **kwargs)
-        self.average.update()
+        if not is_averaging:
+            self.average.update()
 
     def on_train_epoch_end(self) -> None:
-        with self.average.applied():
-            predictions = predict(self.valid, self.potential, self.recipe.batch_size)
+        # the step that comes next may be the first of the second phase already
+        is_averaging = self.current_epoch >= self.recipe.epochs
+        if is_averaging:
+            self.equal_average.update()
+        with (self.equal_average if is_averaging else self.average).applied():
+            predictions = predict(self.valid, self.potential, self._batch_size())
             valid = rmse(self.valid, predictions)
             score = self._score(mae(self.valid, predictions))
             is_allowed = all(valid[channel] < self.baseline.before[channel] for channel in self.recipe.channels)
             if is_allowed and score < self.best["score"]:
-                weights = {name: value.detach().clone() for name, value in self.potential.state_dict().items()}
+                weights = {key: value.detach().clone() for key, value in self.potential.state_dict().items()}
                 self.best = {"score": score, "epoch": self.current_epoch, "weights": weights}
-        if self.plateau is not None:
+        if self.plateau is not None and not is_averaging:
             self.plateau.step(score)
         self.curves.end_epoch(self.current_epoch, valid, score, self._learning_rate())
+        if self.trainer.is_global_zero:
+            self.curves.write()
         self.trainer.should_stop |= self._is_exhausted()
+
+    def _is_averaging(self) -> bool:
+        return self.schedule.is_averaging(self.global_step)
+
+    def _batch_size(self) -> int:
+        return max(1, self.batches.batch_size // self.batches.n_shares)
 
     def _score(self, valid: dict[str, float]) -> float:
         shifted = self.baseline.shifted_mae
@@ -155,6 +188,7 @@ class FineTuning(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["chemloop"] = {
             "average": self.average.state_dict(),
+            "equal_average": self.equal_average.state_dict(),
             "best": self.best,
             "curves": self.curves.state_dict(),
             "plateau": self.plateau and self.plateau.state_dict(),
@@ -163,6 +197,7 @@ class FineTuning(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["chemloop"]
         self.average.load_state_dict(state["average"])
+        self.equal_average.load_state_dict(state["equal_average"])
         self.best = state["best"]
         self.curves.load_state_dict(state["curves"])
         self.restored_plateau = state["plateau"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from chemloop.training.recipe import Recipe
+from chemloop.training.recipe import CHANNELS, Recipe
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,12 @@ class Schedule:
 
     @property
     def n_steps(self) -> int:
+        """Of the first phase, whose course the schedules are."""
         return self.recipe.epochs * self.steps_per_epoch
+
+    def is_averaging(self, step: int) -> bool:
+        """Whether a step, the first being 0, belongs to the phase of stochastic weight averaging."""
+        return self.recipe.swa_epochs > 0 and step >= self.n_steps
 
     def learning_rate(self, step: int) -> float:
         """At a step, the first being 0; for `plateau`, which depends on the validation score, the first one.
@@ -30,6 +35,8 @@ class Schedule:
         Source: deepmd.dpmodel.utils.learning_rate.LearningRateExp
         """
         recipe, first, last = self.recipe, self.recipe.learning_rate, self.recipe.stop_learning_rate
+        if self.is_averaging(step):
+            return recipe.swa_learning_rate
         done = step / self.n_steps
         if recipe.schedule == "step":
             return first * recipe.decay_factor ** (step // self.steps_per_epoch // recipe.decay_epochs)
@@ -44,9 +51,16 @@ class Schedule:
     def prefactors(self, step: int, learning_rate: float) -> dict[str, float]:
         """Of each trained channel; last + (first - last) x, x falling from 1 with the learning rate or the step.
 
+        In the phase of stochastic weight averaging they are constant.
+
         Source: doi:10.1103/PhysRevLett.120.143001, loss prefactors
         """
         recipe = self.recipe
+        if self.is_averaging(step):
+            if recipe.swa_prefactors is None:
+                return recipe.last_prefactors
+            named = dict(zip(CHANNELS, recipe.swa_prefactors, strict=True))
+            return {channel: named[channel] for channel in recipe.channels}
         follows_rate = recipe.prefactors_follow == "learning_rate"
         left = learning_rate / recipe.learning_rate if follows_rate else 1 - step / self.n_steps
         moved = {}
