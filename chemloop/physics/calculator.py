@@ -10,6 +10,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from chemloop.physics.batching import Batching, out_of_memory, release_memory
+
 
 class Results(NamedTuple):
     """energy eV per cell; forces (n_atoms, 3) eV/A; stress (3, 3) eV/A^3, tension positive; double precision."""
@@ -19,26 +21,44 @@ class Results(NamedTuple):
     stress: np.ndarray
 
 
-def evaluate(structures: Sequence[Atoms], potential: Any, batch_size: int = 8) -> list[Results]:
+def evaluate(structures: Sequence[Atoms], potential: Any, batching: Batching | int = 8) -> list[Results]:
     """Results in the order of the structures, computed in evaluation mode.
 
-    batch_size: structures per batch; those of similar size share one, so batches cost about the same
+    A batch that does not fit into memory is taken in halves, and `batching` remembers it.
+    batching: or a number of structures per batch
+    Raises: OutOfMemory for a structure that does not fit alone
     """
-    results: list[Results | None] = [None] * len(structures)
-    by_size = sorted(range(len(structures)), key=lambda index: len(structures[index]))
+    batching = Batching.of(batching)
+    results: dict[int, Results] = {}
     was_training = potential.training
     potential.eval()
     try:
-        for start in range(0, len(by_size), batch_size):
-            chosen = by_size[start : start + batch_size]
-            prediction = potential(potential.collate([structures[index] for index in chosen]))
-            energies, forces, stresses = (tensor.detach().cpu().numpy().astype(float) for tensor in prediction)
-            ends = np.cumsum([len(structures[index]) for index in chosen])
-            for index, energy, own, stress in zip(chosen, energies, np.split(forces, ends[:-1]), stresses, strict=True):
-                results[index] = Results(float(energy), own, stress)
+        for chosen in batching.cut([len(atoms) for atoms in structures]):
+            found = _evaluate_batch([structures[index] for index in chosen], potential, batching)
+            results |= dict(zip(chosen, found, strict=True))
     finally:
         potential.train(was_training)
-    return [result for result in results if result is not None]
+    return [results[index] for index in range(len(structures))]
+
+
+def _evaluate_batch(structures: Sequence[Atoms], potential: Any, batching: Batching) -> list[Results]:
+    try:
+        prediction = potential(potential.collate(structures))
+        energies, forces, stresses = (tensor.detach().cpu().numpy().astype(float) for tensor in prediction)
+    except (RuntimeError, MemoryError) as error:
+        reason = out_of_memory(error)
+        if reason is None:
+            raise
+    else:
+        ends = np.cumsum([len(atoms) for atoms in structures])
+        parts = zip(energies, np.split(forces, ends[:-1]), stresses, strict=True)
+        return [Results(float(energy), own, stress) for energy, own, stress in parts]
+    # outside of the handler, whose traceback keeps the tensors of the failed batch alive
+    release_memory()
+    batching.lower(len(structures), sum(len(atoms) for atoms in structures), reason)
+    half = len(structures) // 2
+    first, second = structures[:half], structures[half:]
+    return [*_evaluate_batch(first, potential, batching), *_evaluate_batch(second, potential, batching)]
 
 
 class PotentialCalculator(Calculator):

@@ -10,11 +10,15 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from chemloop.physics.batching import Batching
 from chemloop.physics.calculator import Results, evaluate
 from chemloop.physics.limits import Limits, find_flaw
 from chemloop.physics.stepping import Run, step_side_by_side
 from chemloop.physics.structures import set_results
+from chemloop.physics.throughput import measure
 from chemloop.runtime.errors import ConfigError, ItemFailed
+
+ENGINES = ("ase", "torchsim")
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Relaxed:
 
     atoms: the last structure that was evaluated, with `mlff_*` results and `converged`; the input if there is none
     n_steps: optimiser steps taken
-    rejection: None, or `exploded|collapsed|evaporated|not finite|failed: ...`
+    rejection: None, or `exploded|collapsed|evaporated|not finite|out of memory|failed: ...`
     """
 
     atoms: Atoms
@@ -38,28 +42,37 @@ def relax(
     max_steps: int,
     energy_frame: str,
     engine: str = "ase",
-    batch_size: int = 8,
-    max_atoms: int = 2000,
+    batching: Batching | int | str = 8,
+    displacement: float = 0.0,
     limits: Limits | None = None,
 ) -> list[Relaxed]:
     """Relax cells and positions; `converged` means residual_force <= fmax, nothing else. Inputs are not changed.
 
     fmax: eV/A
-    engine: `ase`, RFO on any device, batches of batch_size structures; `torchsim`, FIRE for many structures on a
-        GPU, batches of at most max_atoms atoms
+    engine: `ase`, RFO on any device; `torchsim`, FIRE for many structures on a GPU
+    batching: structures per batch, or `auto`: measured on these structures. A `Batching` is measured once and keeps
+        what it learned for the next call; a batch that does not fit into memory is taken in halves
+    displacement: A, standard deviation of random displacements before the first step, the same ones at every call.
+        A symmetric crystal that is not at a minimum leaves its symmetry when rounding errors have grown large enough,
+        so without it single precision and the batch decide where and when it does
     Raises: ConfigError
     """
-    if not (fmax > 0 and max_steps > 0 and batch_size > 0 and max_atoms > 0):
-        raise ConfigError(f"{fmax = }, {max_steps = }, {batch_size = }, {max_atoms = }: all must be above 0")
-    runs = [Run(atoms, fmax, potential.cutoff, limits or Limits()) for atoms in structures]
+    if not (fmax > 0 and max_steps > 0 and displacement >= 0):
+        raise ConfigError(
+            f"{fmax = }, {max_steps = }, {displacement = }: the first two must be above 0, the last 0 or above"
+        )
+    if engine not in ENGINES:
+        raise ConfigError(f"engine = {engine}: allowed are {', '.join(ENGINES)}")
+    batching = Batching.of(batching)
+    moved = structures if displacement == 0 else [_displaced(atoms, displacement) for atoms in structures]
+    runs = [Run(atoms, fmax, potential.cutoff, limits or Limits()) for atoms in moved]
+    measure(batching, [run.atoms for run in runs if run.is_moving], potential)
     if engine == "ase":
-        step_side_by_side(runs, lambda chosen: evaluate(chosen, potential, batch_size), max_steps)
-    elif engine == "torchsim":
+        step_side_by_side(runs, lambda chosen: evaluate(chosen, potential, batching), max_steps)
+    else:
         from chemloop.physics.torchsim import step_in_batches
 
-        step_in_batches(runs, potential, max_steps, max_atoms)
-    else:
-        raise ConfigError(f"engine = {engine}: allowed are ase, torchsim")
+        step_in_batches(runs, potential, max_steps, batching)
     return [_end(run, energy_frame) for run in runs]
 
 
@@ -85,6 +98,12 @@ def relax_trajectory(
     frames = run.steps[:-1:interval] + run.steps[-1:]
     frames[-1].info["converged"] = run.is_converged
     return frames
+
+
+def _displaced(atoms: Atoms, displacement: float) -> Atoms:
+    copy = atoms.copy()
+    copy.positions += np.random.default_rng(0).normal(scale=displacement, size=(len(atoms), 3))
+    return copy
 
 
 def _end(run: Run, energy_frame: str) -> Relaxed:

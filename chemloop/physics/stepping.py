@@ -16,15 +16,12 @@ from ase.optimize.optimize import Optimizer
 from ase.optimize.rfo import RFO
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from chemloop.physics.batching import FAILURES, reason_of
 from chemloop.physics.calculator import Results
 from chemloop.physics.limits import Limits, find_misshape, residual_force
 from chemloop.physics.structures import without
-from chemloop.runtime.errors import ItemFailed
 
 Evaluate = Callable[[Sequence[Atoms]], list[Results]]
-
-# what a structure out of bounds makes backends and optimisers raise
-FAILURES = (ArithmeticError, ValueError, RuntimeError, ItemFailed)
 
 
 class Run:
@@ -74,10 +71,18 @@ class Run:
         self.rejection = find_misshape(self.atoms, self.first_volume, self.limits)
 
 
-def step_side_by_side(runs: Sequence[Run], evaluate_all: Evaluate, max_steps: int) -> None:
-    """Step all runs until each has converged, is rejected, or has made max_steps."""
+def step_side_by_side(
+    runs: Sequence[Run],
+    evaluate_all: Evaluate,
+    max_steps: int,
+    optimizer_of: Callable[[Atoms], Optimizer] | None = None,
+) -> None:
+    """Step all runs until each has converged, is rejected, or has made max_steps.
+
+    optimizer_of: an ASE optimiser that asks for forces once, at the beginning of a step; None: `rfo`
+    """
     moving = [run for run in runs if run.is_moving]
-    optimizers = {id(run): _optimizer(run.atoms) for run in moving}
+    optimizers = {id(run): (optimizer_of or rfo)(run.atoms) for run in moving}
     for step in range(max_steps + 1):
         _observe_all(moving, evaluate_all)
         moving = [run for run in moving if run.is_moving]
@@ -88,11 +93,11 @@ def step_side_by_side(runs: Sequence[Run], evaluate_all: Evaluate, max_steps: in
                 optimizers[id(run)].step()
                 run.check_shape()
             except FAILURES as error:
-                run.rejection = f"failed: {error}"
+                run.rejection = reason_of(error)
         moving = [run for run in moving if run.is_moving]
 
 
-def _optimizer(atoms: Atoms) -> Optimizer:
+def rfo(atoms: Atoms) -> Optimizer:
     """Rational function optimisation: quasi-Newton steps, damped where the energy is not yet quadratic.
 
     Measured on random Li-P-S crystals it needs less than half the evaluations of FIRE, and it evaluates once per
@@ -107,17 +112,21 @@ def _optimizer(atoms: Atoms) -> Optimizer:
 
 
 def _observe_all(runs: Sequence[Run], evaluate_all: Evaluate) -> None:
-    """Results for all; what fails together is tried in halves, so that only the culprit is rejected."""
-    if not runs:
-        return
+    for run, result in zip(runs, evaluate_each([run.atoms for run in runs], evaluate_all), strict=True):
+        if isinstance(result, Results):
+            run.observe(result)
+        else:
+            run.rejection = result
+
+
+def evaluate_each(structures: Sequence[Atoms], evaluate_all: Evaluate) -> list[Results | str]:
+    """Results of all, or why there are none; what fails together is tried in halves, so that only the culprit does."""
+    if not structures:
+        return []
     try:
-        results = evaluate_all([run.atoms for run in runs])
+        return [*evaluate_all(structures)]
     except FAILURES as error:
-        if len(runs) == 1:
-            runs[0].rejection = f"failed: {error}"
-            return
-        _observe_all(runs[: len(runs) // 2], evaluate_all)
-        _observe_all(runs[len(runs) // 2 :], evaluate_all)
-        return
-    for run, result in zip(runs, results, strict=True):
-        run.observe(result)
+        if len(structures) == 1:
+            return [reason_of(error)]
+    half = len(structures) // 2
+    return [*evaluate_each(structures[:half], evaluate_all), *evaluate_each(structures[half:], evaluate_all)]

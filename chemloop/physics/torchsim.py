@@ -6,7 +6,7 @@ run, and tests the change of the energy for convergence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch_sim.models.interface import ModelInterface
 from torch_sim.optimizers import frechet_cell_fire
 from torch_sim.state import SimState
 
+from chemloop.physics.batching import FAILURES, Batching, OutOfMemory, out_of_memory, reason_of, release_memory
 from chemloop.physics.calculator import Results
-from chemloop.physics.stepping import FAILURES, Run
+from chemloop.physics.stepping import Run
 
 
 class PotentialModel(ModelInterface):
@@ -37,44 +38,49 @@ class PotentialModel(ModelInterface):
         return {"energy": prediction.energies, "forces": prediction.forces, "stress": prediction.stresses}
 
 
-def step_in_batches(runs: Sequence[Run], potential: Any, max_steps: int, max_atoms: int) -> None:
+def step_in_batches(runs: Sequence[Run], potential: Any, max_steps: int, batching: Batching) -> None:
     """FIRE in positions and the logarithm of the deformation, until each run is done or has made max_steps."""
     model = PotentialModel(potential)
-    for batch in cut_batches([run for run in runs if run.is_moving], max_atoms):
-        _step_batch(batch, model, max_steps)
+    moving = [run for run in runs if run.is_moving]
+    for chosen in batching.cut([len(run.atoms) for run in moving]):
+        _step_batch([moving[index] for index in chosen], model, max_steps, batching)
 
 
-def cut_batches(runs: Sequence[Run], max_atoms: int) -> Iterator[list[Run]]:
-    """Consecutive runs with at most max_atoms atoms together; a single larger one goes alone."""
-    batch: list[Run] = []
-    for run in runs:
-        if batch and sum(len(member.atoms) for member in batch) + len(run.atoms) > max_atoms:
-            yield batch
-            batch = []
-        batch.append(run)
-    if batch:
-        yield batch
-
-
-def _step_batch(runs: list[Run], model: PotentialModel, max_steps: int) -> None:
+def _step_batch(runs: list[Run], model: PotentialModel, max_steps: int, batching: Batching) -> None:
     """One batch; what fails together (a structure out of bounds, memory) is tried in halves, from where it was."""
     try:
-        initialize, update = frechet_cell_fire(model=model)
-        state = initialize(atoms_to_state([run.atoms for run in runs], model.device, model.dtype))
-        while True:
-            _observe(runs, state)
-            keep = [k for k, run in enumerate(runs) if run.is_moving and run.n_evaluated <= max_steps]
-            if not keep:
-                return
-            if len(keep) < len(runs):
-                runs, state = [runs[k] for k in keep], state[keep]
-            state = update(state)
-    except FAILURES as error:
-        if len(runs) == 1:
-            runs[0].rejection = f"failed: {error}"
+        _step_together(runs, model, max_steps)
+        return
+    except (*FAILURES, MemoryError) as error:
+        reason, lack = reason_of(error), out_of_memory(error)
+    # outside of the handler, whose traceback keeps the tensors of the failed batch alive
+    if lack is not None:
+        release_memory()
+        try:
+            batching.lower(len(runs), sum(len(run.atoms) for run in runs), lack)
+        except OutOfMemory as error:
+            reason = reason_of(error)
+    if len(runs) == 1:
+        runs[0].rejection = reason
+        return
+    for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+        _step_batch(half, model, max_steps, batching)
+
+
+def _step_together(runs: list[Run], model: PotentialModel, max_steps: int) -> None:
+    initialize, update = frechet_cell_fire(model=model)
+    runs = [run for run in runs if run.is_moving and run.n_evaluated <= max_steps]
+    if not runs:
+        return
+    state = initialize(atoms_to_state([run.atoms for run in runs], model.device, model.dtype))
+    while True:
+        _observe(runs, state)
+        keep = [k for k, run in enumerate(runs) if run.is_moving and run.n_evaluated <= max_steps]
+        if not keep:
             return
-        for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
-            _step_batch(half, model, max_steps)
+        if len(keep) < len(runs):
+            runs, state = [runs[k] for k in keep], state[keep]
+        state = update(state)
 
 
 def _observe(runs: Sequence[Run], state: Any) -> None:

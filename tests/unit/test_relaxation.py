@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS, FIRE
 
+from chemloop.physics.batching import Batching
 from chemloop.physics.calculator import PotentialCalculator, evaluate
 from chemloop.physics.limits import Limits, residual_force
 from chemloop.physics.relaxation import relax, relax_trajectory
+from chemloop.physics.stepping import rfo
 from chemloop.runtime.errors import ConfigError, ItemFailed
 from tests.morse import MorseForceField
 
@@ -56,7 +60,7 @@ def test_step_limit_is_not_convergence(potential, crystals, engine):
 
 def test_batches_change_nothing(potential, crystals):
     alone = [relax([atoms], potential, 0.01, 100, "morse")[0] for atoms in crystals]
-    together = relax(crystals, potential, 0.01, 100, "morse", batch_size=3)
+    together = relax(crystals, potential, 0.01, 100, "morse", batching=3)
     for one, other in zip(alone, together, strict=True):
         assert one.n_steps == other.n_steps
         np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-6)
@@ -137,13 +141,49 @@ class Fussy:
         return self.potential(batch)
 
 
+class Small(Fussy):
+    """A potential on a device that holds so many atoms."""
+
+    def __init__(self, potential, n_atoms):
+        super().__init__(potential)
+        self.n_atoms = n_atoms
+
+    def collate(self, structures):
+        n_atoms = sum(map(len, structures))
+        if n_atoms > self.n_atoms:
+            raise RuntimeError(f"CUDA out of memory. Tried to allocate {n_atoms} GiB")
+        return self.potential.collate(structures)
+
+
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_out_of_memory_splits_and_is_remembered(potential, crystals, engine):
+    small = Small(potential, 12)
+    small.eval = lambda: small
+    batching = Batching(3)
+    expected = relax(crystals, potential, 0.01, 300, "morse", engine=engine)
+    results = relax(crystals, small, 0.01, 300, "morse", engine=engine, batching=batching)
+    for result, alone in zip(results, expected, strict=True):
+        assert result.rejection is None and result.atoms.info["converged"] and result.n_steps <= alone.n_steps + 1
+    assert batching.n_out_of_memory == 1, "the second batch of that size should not have been tried"
+    assert batching.max_atoms == 7 and batching.metrics()["n_out_of_memory"] == 1
+
+
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_a_structure_too_large_for_the_memory_is_told_apart(potential, crystals, engine):
+    small = Small(potential, 6)
+    small.eval = lambda: small
+    results = relax(crystals, small, 0.01, 300, "morse", engine=engine)
+    assert [result.atoms.info["converged"] for result in results] == [True, True, False]
+    assert results[2].rejection.startswith("out of memory: a structure of 8 atoms does not fit alone (CUDA out of")
+
+
 @pytest.mark.parametrize("engine", ["ase", "torchsim"])
 def test_a_failing_batch_is_taken_apart(potential, crystals, engine):
     culprit = crystals[1].copy()
     culprit.numbers[0] = 15
     fussy = Fussy(potential)
     fussy.eval = lambda: fussy
-    results = relax([*crystals, culprit], fussy, 0.01, 300, "morse", engine=engine, batch_size=4)
+    results = relax([*crystals, culprit], fussy, 0.01, 300, "morse", engine=engine, batching=4)
     assert [result.rejection for result in results] == [None, None, None, "failed: no phosphorus"]
     assert [result.atoms.info["converged"] for result in results] == [True, True, True, False]
     assert "mlff_energy" not in results[3].atoms.info
@@ -176,7 +216,9 @@ def test_residual_force_weighs_stress_by_volume_per_atom():
     [
         ({"fmax": 0.0}, "fmax = 0.0"),
         ({"max_steps": 0}, "max_steps = 0"),
-        ({"batch_size": -1}, "batch_size = -1"),
+        ({"batching": -1}, "batch_size = -1: must be a number of structures, 1 or above, or auto"),
+        ({"batching": "many"}, "batch_size = many: must be"),
+        ({"displacement": -0.1}, "displacement = -0.1"),
         ({"engine": "vasp"}, "engine = vasp: allowed are ase, torchsim"),
     ],
 )
@@ -198,3 +240,38 @@ def test_an_atom_far_from_all_others_is_evaporated(potential):
     atoms = Atoms("Li", cell=np.eye(3) * 9, pbc=True)
     (result,) = relax([atoms], potential, 0.05, 10, "morse")
     assert result.rejection == "evaporated: 1 of 1 atoms have no neighbour within 5 A"
+
+
+def test_the_minima_are_those_of_ase(potential):
+    """One by one with ASE's FIRE, BFGS and our own optimiser in ASE's loop, to the same residual force."""
+    base = bulk("LiS", "rocksalt", a=4.7).repeat((2, 1, 1))
+    rng = np.random.default_rng(0)
+    crystals = []
+    for seed in range(5):
+        atoms = base.copy()
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True)
+        atoms.rattle(0.1, seed=seed)
+        crystals.append(atoms)
+    found = [result.atoms for result in relax(crystals, potential, 0.01, 500, "morse", batching="auto")]
+    ways = {
+        "fire": lambda a: FIRE(FrechetCellFilter(a), logfile=None),
+        "bfgs": lambda a: BFGS(FrechetCellFilter(a), logfile=None),
+        "rfo": rfo,
+    }
+    for optimizer_of in ways.values():
+        for atoms, ours in zip(crystals, found, strict=True):
+            copy = atoms.copy()
+            copy.calc = PotentialCalculator(potential)
+            assert optimizer_of(copy).run(0.01, 500) and ours.info["converged"]
+            assert ours.info["mlff_energy"] == pytest.approx(copy.get_potential_energy(), abs=1e-3 * len(atoms))
+
+
+def test_displacements_break_symmetry_the_same_way_every_time(potential):
+    """Atoms on a saddle point stay there without them; rounding errors would have to move them."""
+    chain = Atoms("Li2S", [[0, 0, 0], [0, 0, 4.5], [0, 0, 2.25]], cell=[3.0, 3.0, 9.0], pbc=True)
+    before = chain.copy()
+    (stays,) = relax([chain], potential, 0.01, 300, "morse")
+    first, second = (relax([chain], potential, 0.01, 300, "morse", displacement=0.02)[0] for _ in range(2))
+    assert chain == before
+    np.testing.assert_array_equal(first.atoms.positions, second.atoms.positions)
+    assert np.ptp(stays.atoms.positions[:, 0]) < 1e-6 < 1e-3 < np.ptp(first.atoms.positions[:, 0])

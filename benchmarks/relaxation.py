@@ -1,0 +1,167 @@
+"""Relaxations per minute: ASE one by one, the backend's own batches, ChemLoop; same structures, model and tolerance.
+
+    python -m benchmarks.relaxation --model chgnet                    # relaxations per minute
+    python -m benchmarks.relaxation --model chgnet --optimizers       # force calls of optimisers
+    python -m benchmarks.relaxation --model chgnet --parity --n 50    # the same minima as ASE?
+
+All contenders wait, loaded and warm, in processes of their own; each round they get the same structures, one contender
+at a time. Times are wall times of the relaxations, without imports and loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from benchmarks.contenders import BATCHED, Outcome, serve
+from benchmarks.inputs import MODELS, in_process, random_crystals, sane_model
+from benchmarks.minima import compare_optimizers, compare_with_ase
+
+
+class Worker(NamedTuple):
+    process: Any
+    connection: Connection
+
+
+def start(kind: str, force_field: Any, fmax: float, max_steps: int, threads: int) -> Worker:
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, kind, force_field, fmax, max_steps, threads), daemon=True)
+    process.start()
+    there.close()
+    return Worker(process, here)
+
+
+def stop(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.connection.send(None)
+        worker.process.join()
+
+
+def relax_all(workers: Sequence[Worker], structures: Sequence[Atoms], per_item: int) -> tuple[list[Outcome], float]:
+    """Outcomes, and the wall time; items go to whichever worker is free, as in a campaign."""
+    items = [list(range(len(structures)))[first : first + per_item] for first in range(0, len(structures), per_item)]
+    outcomes: dict[int, Outcome] = {}
+    holds: dict[Connection, list[int]] = {}
+    begin = time.perf_counter()
+    for worker in workers:
+        if items:
+            holds[worker.connection] = items.pop(0)
+            worker.connection.send([structures[index] for index in holds[worker.connection]])
+    while holds:
+        for connection in wait(list(holds)):
+            assert isinstance(connection, Connection)
+            outcomes |= dict(zip(holds.pop(connection), connection.recv(), strict=True))
+            if items:
+                holds[connection] = items.pop(0)
+                connection.send([structures[index] for index in holds[connection]])
+    return [outcomes[index] for index in range(len(structures))], time.perf_counter() - begin
+
+
+def compare(model: str, force_field: Any, structures: Sequence[Atoms], options: argparse.Namespace) -> None:
+    kinds = {f"ASE, {n} thread{'s' * (n > 1)}": ("ase", 1, n) for n in options.ase_threads}
+    if model in BATCHED:
+        kinds[f"own batches ({BATCHED[model]})"] = ("own", 1, 1)
+    kinds[f"ChemLoop, {options.workers} processes"] = ("ours", options.workers, 1)
+    groups = {
+        name: [start(kind, force_field, options.fmax, options.max_steps, threads) for _ in range(n)]
+        for name, (kind, n, threads) in kinds.items()
+    }
+    for workers in groups.values():
+        for worker in workers:
+            worker.connection.recv()
+    seconds = dict.fromkeys(groups, 0.0)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in groups}
+    for part in np.array_split(np.arange(len(structures)), min(options.rounds, len(structures))):
+        chosen = [structures[index] for index in part]
+        for name, workers in groups.items():
+            per_item = options.per_item if len(workers) > 1 else len(chosen)
+            found, elapsed = relax_all(workers, chosen, per_item)
+            outcomes[name] += found
+            seconds[name] += elapsed
+    for workers in groups.values():
+        stop(workers)
+    print_table(model, outcomes, seconds, in_process(judge, force_field, outcomes, options.fmax))
+
+
+def judge(force_field: Any, outcomes: dict[str, list[Outcome]], fmax: float) -> dict[str, list[tuple[bool, float]]]:
+    """For all contenders by the same measure: whether the end is converged, and its energy per atom."""
+    from chemloop.physics.calculator import evaluate
+    from chemloop.physics.limits import residual_force
+
+    potential = force_field.load("cpu", "float32")
+    judged: dict[str, list[tuple[bool, float]]] = {}
+    for name, ends in outcomes.items():
+        judged[name] = []
+        for end in ends:
+            if end.failure is not None:
+                judged[name].append((False, np.nan))
+                continue
+            (results,) = evaluate([end.atoms], potential)
+            residual = residual_force(results.forces, results.stress, end.atoms.cell.volume)
+            judged[name].append((residual <= 1.02 * fmax, results.energy / len(end.atoms)))
+    return judged
+
+
+def print_table(
+    model: str, outcomes: dict[str, list[Outcome]], seconds: dict[str, float], judged: dict[str, Any]
+) -> None:
+    n = len(next(iter(outcomes.values())))
+    best_ase = max(n / seconds[name] for name in outcomes if name.startswith("ASE"))
+    print(f"\n{model}: {n} structures, {np.mean([len(end.atoms) for end in next(iter(outcomes.values()))]):.1f} atoms")
+    print(f"{'':34s} wall s  per min  converged  given up  calls  mean E (eV/atom)  ratio to the faster ASE")
+    for name, ends in outcomes.items():
+        converged = sum(is_converged for is_converged, _ in judged[name])
+        failed = [end.failure for end in ends if end.failure is not None]
+        calls = np.mean([end.n_calls for end in ends if end.n_calls > 0] or [np.nan])
+        energy = np.nanmean([energy for _, energy in judged[name]])
+        rate = n / seconds[name]
+        print(
+            f"{name:34s} {seconds[name]:6.1f}  {60 * rate:7.1f}  {converged:5d}/{n:<3d}  {len(failed):8d}  {calls:5.0f}"
+            f"  {energy:16.4f}  {rate / best_ase:8.2f}",
+            flush=True,
+        )
+        for reason in sorted(set(failed)):
+            print(f"    {failed.count(reason)} x {reason}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=[*MODELS, "all"], default="all")
+    parser.add_argument("--n", type=int, help="structures; default 64, sevennet 16, optimizers 20, parity 50")
+    parser.add_argument("--fmax", type=float, default=0.05, help="eV/A")
+    parser.add_argument("--max-steps", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=2, help="processes of ChemLoop, with one thread each")
+    parser.add_argument("--per-item", type=int, default=8, help="structures that a worker of ChemLoop takes at a time")
+    parser.add_argument("--ase-threads", type=int, nargs="+", default=[1], help="of ASE's process; each a row")
+    parser.add_argument("--rounds", type=int, default=2, help="turns that the contenders take")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fit-minutes", type=float, default=3, help="to fit a small model that has no weights")
+    parser.add_argument("--workdir", type=Path, default=Path("outputs/benchmarks"), help="keeps models and structures")
+    parser.add_argument("--optimizers", action="store_true", help="compare force calls of optimisers instead")
+    parser.add_argument("--parity", action="store_true", help="compare minima with those of ASE instead")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. model.checkpoint=7net-0")
+    options = parser.parse_intermixed_args()
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    for model in MODELS if options.model == "all" else [options.model]:
+        force_field = sane_model(model, options.workdir, options.overrides, options.fit_minutes)
+        default = 20 if options.optimizers else 50 if options.parity else 16 if model == "sevennet" else 64
+        structures = random_crystals(options.workdir, options.n or default, options.seed)
+        if options.optimizers:
+            in_process(compare_optimizers, model, force_field, structures, options.fmax, options.max_steps)
+        elif options.parity:
+            in_process(compare_with_ase, model, force_field, structures, options.fmax, options.max_steps)
+        else:
+            compare(model, force_field, structures, options)
+
+
+if __name__ == "__main__":
+    main()
