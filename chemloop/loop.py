@@ -17,6 +17,7 @@ from chemloop.stages.finetune import Finetune
 from chemloop.stages.generate import Generate, GenerateSettings
 from chemloop.stages.label import Label
 from chemloop.stages.labelling import LabelSettings
+from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import Relax, RelaxSettings
 from chemloop.stages.screen import Screen, ScreenSettings
 from chemloop.stages.seed import Seed, SeedSettings
@@ -26,7 +27,7 @@ from chemloop.stages.stage import Stage
 if TYPE_CHECKING:
     from chemloop.config import Settings
 
-FIRST: tuple[type[Stage], ...] = (Seed, Curate, Finetune)
+FIRST: tuple[type[Stage], ...] = (Prepare, Seed, Curate, Finetune)
 EVERY: tuple[type[Stage], ...] = (Generate, Relax, Screen, Select, Label, Curate, Finetune)
 
 

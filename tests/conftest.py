@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from chemloop.config import chosen_options
+
 CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -22,12 +24,12 @@ def compose_config(tmp_path) -> Callable[..., dict[str, Any]]:
                 "config", [f"outputs={tmp_path}/outputs", "tracker=jsonl", *overrides], return_hydra_config=True
             )
             HydraConfig.instance().set_config(node)
-            choices = node.hydra.runtime.choices
+            options = chosen_options(node.hydra, CONF)
             config = OmegaConf.to_container(
                 OmegaConf.masked_copy(node, [k for k in node if k != "hydra"]), resolve=True
             )
         assert isinstance(config, dict)
-        config["options"] = {key: choices[key] for key in choices if not key.startswith("hydra/")}
+        config["options"] = options
         return config
 
     return composed

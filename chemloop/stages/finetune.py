@@ -19,10 +19,9 @@ from chemloop.runtime.disk import file_hash, read_json, write_json, write_whole
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
 from chemloop.stages.curate import SPLIT, Curate
-from chemloop.stages.stage import METRICS, OUTPUT, Stage, current_model, load_potential
+from chemloop.stages.stage import FIT, METRICS, OUTPUT, Stage, base_model, current_model, load_potential
 from chemloop.tracker import Point
 
-FIT = "fit.json"
 PARITY = "parity.npz"
 CURVES = "curves.jsonl"
 N_PARITY = 30000
@@ -35,6 +34,7 @@ class Finetune(Stage):
 
     name = "finetune"
     resource = "gpu"
+    component = "model"
 
     def plan(self) -> list[Item]:
         return [self.plan_item(0)]
@@ -47,15 +47,15 @@ class Finetune(Stage):
         before, frame = current_model(self)
         after, metrics = before, {"n_train": float(len(train)), "n_test": float(len(test))}
         outputs = [FIT, PARITY]
-        if self._has_new_frames(len(train)):
+        if before.can_learn and self._has_new_frames(len(train)):
             after, frame, fitted = self._fit(before, frame, train, item)
             metrics |= fitted
             outputs.append(CURVES)
         device = self.settings.compute.gpu.device
-        models = {"base": self.settings.model, "before": before, "after": after}
+        models = {"base": base_model(self)[0], "before": before, "after": after}
         errors, parity = compare(test, models, device)
         write_whole(item.folder / PARITY, parity)
-        if Path(after.checkpoint).is_relative_to(item.folder):
+        if after.checkpoint is not None and Path(after.checkpoint).is_relative_to(item.folder):
             outputs.append(str(Path(after.checkpoint).relative_to(item.folder)))
         write_json(item.folder / FIT, {"checkpoint": after.checkpoint, "energy_frame": frame, **metrics, **errors})
         return outputs
@@ -69,20 +69,21 @@ class Finetune(Stage):
     ) -> tuple[ForceField, str, dict[str, float]]:
         from chemloop.training.finetune import finetune
 
-        settings = self.settings
-        start = model if settings.training.start_from == "previous" else settings.model
-        fit = finetune(start, train, settings.training, item.folder, item.task["seed"], settings.compute.gpu.device)
+        settings, base = self.settings, base_model(self)[0]
+        start = model if settings.training.start_from == "previous" else base
+        recipe = settings.training if base.checkpoint is not None else settings.training.for_untrained()
+        fit = finetune(start, train, recipe, item.folder, item.task["seed"], settings.compute.gpu.device)
         metrics = {key.removeprefix("finetune/"): value for key, value in fit.metrics.items()}
         metrics["kept_base"] = float(fit.kept_base)
-        if Path(fit.checkpoint).is_file():
+        if fit.checkpoint is not None and Path(fit.checkpoint).is_file():
             frame = f"{settings.options['model']}-{file_hash(Path(fit.checkpoint))[:8]}"
-        return replace(model, checkpoint=str(fit.checkpoint)), frame, metrics  # type: ignore[type-var]  # every ForceField is a dataclass
+        return replace(model, checkpoint=fit.checkpoint), frame, metrics  # type: ignore[type-var]  # every ForceField is a dataclass
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         (item,) = items
         metrics = read_json(item.folder / FIT)
         checkpoint, frame = metrics.pop("checkpoint"), metrics.pop("energy_frame")
-        if Path(checkpoint).is_file():
+        if checkpoint is not None and Path(checkpoint).is_file():
             checkpoint = os.path.relpath(checkpoint, self.folder)
         write_json(self.folder / FIT, {"checkpoint": checkpoint, "energy_frame": frame})
         for name in (PARITY, CURVES):
@@ -91,8 +92,9 @@ class Finetune(Stage):
         return metrics
 
     def final_files(self) -> list[Path]:
-        checkpoint = self.folder / read_json(self.folder / FIT)["checkpoint"]
-        return [self.folder / name for name in (METRICS, FIT, PARITY, CURVES)] + [checkpoint]
+        files = [self.folder / name for name in (METRICS, FIT, PARITY, CURVES)]
+        checkpoint = read_json(self.folder / FIT)["checkpoint"]
+        return files if checkpoint is None else [*files, self.folder / checkpoint]
 
     def record_in(self, ledger: Ledger) -> None:
         """Nothing: fine-tuning finds out nothing about structures."""
@@ -118,7 +120,7 @@ def compare(test: Sequence[Atoms], models: dict[str, ForceField], device: str) -
         return {}, b""
     arrays = {f"label_{channel}": values for channel, values in labels(test).items()}
     errors = {}
-    evaluated: dict[str, dict[str, np.ndarray]] = {}
+    evaluated: dict[str | None, dict[str, np.ndarray]] = {}
     for when, model in models.items():
         if model.checkpoint not in evaluated:
             evaluated[model.checkpoint] = predictions(test, model, device)

@@ -14,6 +14,9 @@ from chemloop.runtime.errors import ConfigError, StructureError
 from chemloop.runtime.item import Item
 from chemloop.stages.stage import OUTPUT, Stage
 
+YIELD = "yield.json"
+"""What a generator may leave in its folder: the number of `attempts`, and of those `rejected` for each reason."""
+
 
 @dataclass
 class GenerateSettings:
@@ -37,6 +40,7 @@ class GenerateSettings:
 class Generate(Stage):
     name = "generate"
     resource = "gpu"
+    component = "generator"
 
     def plan(self) -> list[Item]:
         settings = self.settings.loop.generate
@@ -69,7 +73,8 @@ class Generate(Stage):
                 dropped["outside the system"] += 1
         write_structures(item.folder / OUTPUT, valid)
         write_json(item.folder / "dropped.json", +dropped)
-        return [OUTPUT, "dropped.json"]
+        outputs = [OUTPUT, "dropped.json"]
+        return [*outputs, YIELD] if (item.folder / YIELD).exists() else outputs
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         valid = self.merge(items, OUTPUT)
@@ -77,12 +82,18 @@ class Generate(Stage):
         for item in items:
             dropped.update(read_json(item.folder / "dropped.json"))
         n_missing = dropped.pop("not generated", 0)
+        yields = [read_json(item.folder / YIELD) for item in items if (item.folder / YIELD).exists()]
+        rejected = sum((Counter(counts["rejected"]) for counts in yields), Counter[str]())
         metrics = {
             "n_asked": float(self.settings.loop.generate.n),
             "n_generated": float(self.settings.loop.generate.n - n_missing),
             "n_valid": float(len(valid)),
         }
-        return metrics | {f"n_dropped_{reason.replace(' ', '_')}": float(n) for reason, n in sorted(dropped.items())}
+        if yields:
+            metrics["n_attempts"] = float(sum(counts["attempts"] for counts in yields))
+        for kind, reasons in (("rejected", rejected), ("dropped", dropped)):
+            metrics |= {f"n_{kind}_{reason.replace(' ', '_')}": float(n) for reason, n in sorted(reasons.items())}
+        return metrics
 
 
 def generated(stage: Stage) -> list[Atoms]:

@@ -23,6 +23,7 @@ class Label(Stage):
 
     name = "label"
     resource = "dft"
+    component = "labeler"
     is_reference = False
 
     def structures(self) -> list[Atoms]:
@@ -40,7 +41,8 @@ class Label(Stage):
         assert labelled.relaxed is not None
         write_structures(item.folder / OUTPUT, labelled.frames)
         write_structures(item.folder / RELAXED, [labelled.relaxed])
-        write_json(item.folder / "label.json", {"reasons": labelled.reasons, "n_too_forceful": labelled.n_too_forceful})
+        counts = {"n_too_forceful": labelled.n_too_forceful, "n_too_close": labelled.n_too_close}
+        write_json(item.folder / "label.json", {"reasons": labelled.reasons, **counts})
         return [OUTPUT, RELAXED, "label.json"]
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
@@ -53,6 +55,7 @@ class Label(Stage):
             "n_converged": sum(atoms.info["converged"] for atoms in relaxed),
             "n_failed_calculations": sum(len(note["reasons"]) for note in notes),
             "n_too_forceful": sum(note["n_too_forceful"] for note in notes),
+            "n_too_close": sum(note["n_too_close"] for note in notes),
         }
 
     def final_files(self) -> list[Path]:

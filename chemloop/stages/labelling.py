@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.perturbation import kept_steps, perturb
+from chemloop.physics.perturbation import has_close_atoms, kept_steps, perturb
 from chemloop.protocols import Labeler
 from chemloop.runtime.errors import ConfigError, ItemFailed
 from chemloop.runtime.item import derived_seed
@@ -30,6 +30,8 @@ class LabelSettings:
     position_amplitude: least and largest standard deviation of the displacements, in (V/N)^(1/3)
     strain_amplitude: the same for the lattice, as a fraction
     max_force: eV/A; frames with a larger force on any atom are left out
+    min_distance_scale: frames with atoms closer than this multiple of the sum of their covalent radii are left out: a
+        stand-in for DFT may have a hole there, with small forces
     """
 
     n_perturbations: int = 3
@@ -38,6 +40,7 @@ class LabelSettings:
     position_amplitude: list[float] = field(default_factory=lambda: [0.08, 0.15])
     strain_amplitude: list[float] = field(default_factory=lambda: [0.03, 0.05])
     max_force: float = 15.0
+    min_distance_scale: float = 0.6
 
     def __post_init__(self) -> None:
         for key, least in (("n_perturbations", 1), ("n_steps", 1), ("n_static", 0)):
@@ -49,6 +52,8 @@ class LabelSettings:
                 raise ConfigError(f"loop.label.{key} = {low_high}: must be two numbers, 0 <= least <= largest")
         if self.max_force <= 0:
             raise ConfigError(f"loop.label.max_force = {self.max_force}: must be above 0 eV/A")
+        if not 0 <= self.min_distance_scale < 1:
+            raise ConfigError(f"loop.label.min_distance_scale = {self.min_distance_scale}: must be in [0, 1)")
 
 
 @dataclass
@@ -59,6 +64,7 @@ class Labelled:
     relaxed: Atoms | None = None
     reasons: list[str] = field(default_factory=list)
     n_too_forceful: int = 0
+    n_too_close: int = 0
 
 
 @dataclass
@@ -99,7 +105,7 @@ class Protocol:
             self.settings.position_amplitude,
             self.settings.strain_amplitude,
         )
-        return perturb(atoms, (least, largest), (least_strain, largest_strain), rng)
+        return perturb(atoms, (least, largest), (least_strain, largest_strain), rng, self.settings.min_distance_scale)
 
     def _compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
         key = self.cache.key(atoms, kind, self.labeler.settings_id())
@@ -123,6 +129,9 @@ class Protocol:
         for frame in frames:
             if np.linalg.norm(frame.arrays["label_forces"], axis=1).max() > self.settings.max_force:
                 result.n_too_forceful += 1
+                continue
+            if has_close_atoms(frame, self.settings.min_distance_scale):
+                result.n_too_close += 1
                 continue
             kept = frame.copy()
             kept.info["id"] = f"{structure.info['id']}/f{len(result.frames):02d}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 OUTPUT = "output.extxyz"
 METRICS = "metrics.json"
+BASE = "base.json"
+FIT = "fit.json"
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Stage(ABC):
 
     name: one of STAGES
     resource: the class of compute resource that its items ask for
+    component: the group whose interpreter its workers run in, where `python` of that component names another one
     """
 
     campaign: Campaign
@@ -45,6 +47,7 @@ class Stage(ABC):
 
     name: ClassVar[str]
     resource: ClassVar[str] = "cpu"
+    component: ClassVar[str | None] = None
 
     @abstractmethod
     def plan(self) -> list[Item]:
@@ -90,7 +93,8 @@ class Stage(ABC):
             if item.is_done and not item.is_intact:
                 item.reopen()
         label = f"{self.name:9s} {self.iteration}"
-        run_to_end(items, self.folder, self.resource, self.settings.compute, label)
+        python = self.settings.pythons.get(self.component) if self.component else None
+        run_to_end(items, self.folder, self.resource, self.settings.compute, label, python)
         self._check_failures(items)
         metrics = self.collect([item for item in items if item.is_done])
         metrics = {f"{self.name}/{key}": float(value) for key, value in metrics.items()}
@@ -110,6 +114,11 @@ class Stage(ABC):
     def record_in(self, ledger: Ledger) -> None:
         """Tell the ledger what this stage found out about each structure."""
         ledger.record(self.output(), self.name, self.iteration)
+
+    @property
+    def notice(self) -> str | None:
+        """What people should know about how this stage went; None where nothing is unusual."""
+        return None
 
     def points(self) -> list[Point]:
         """What the trackers show of this stage."""
@@ -170,36 +179,42 @@ def stage_folder(campaign: Campaign, iteration: int, name: str) -> Path:
     return campaign.iteration(iteration) / f"{STAGES.index(name)}-{name}"
 
 
+def base_folder(campaign: Campaign) -> Path:
+    """Where the prepare stage leaves what the campaign begins with."""
+    return campaign.iteration(0) / "prepare"
+
+
+def base_model(stage: Stage) -> tuple[ForceField, str]:
+    """The force field that the campaign began with, and its energy frame."""
+    return fitted_model(stage.settings.model, base_folder(stage.campaign), BASE)
+
+
 def current_model(stage: Stage) -> tuple[ForceField, str]:
     """The force field with the newest checkpoint of the iterations before this one, and its energy frame."""
     for folder in reversed(stage.earlier("finetune")):
         if (folder / "DONE").exists():
             return fitted_model(stage.settings.model, folder)
-    return stage.settings.model, base_frame(stage.settings)
+    return base_model(stage)
 
 
-def fitted_model(model: ForceField, folder: Path) -> tuple[ForceField, str]:
+def fitted_model(model: ForceField, folder: Path, record: str = FIT) -> tuple[ForceField, str]:
     """The force field that a finetune stage left behind, and its energy frame."""
-    fit = read_json(folder / "fit.json")
-    checkpoint = folder / fit["checkpoint"]
-    name = str(checkpoint) if checkpoint.is_file() else fit["checkpoint"]
-    return replace(model, checkpoint=name), fit["energy_frame"]  # type: ignore[type-var]  # every ForceField is a dataclass
-
-
-def base_frame(settings: Settings) -> str:
-    """The energy frame of the force field before any fine-tuning."""
-    checkpoint = Path(settings.model.checkpoint)
-    version = file_hash(checkpoint)[:8] if checkpoint.is_file() else settings.model.checkpoint
-    return f"{settings.options['model']}-{version}"
+    fit = read_json(folder / record)
+    checkpoint = fit["checkpoint"]
+    if checkpoint is not None and (folder / checkpoint).is_file():
+        checkpoint = str(folder / checkpoint)
+    return replace(model, checkpoint=checkpoint), fit["energy_frame"]  # type: ignore[type-var]  # every ForceField is a dataclass
 
 
 @functools.lru_cache(maxsize=1)
 def _load(specification: str, device: str, dtype: str) -> Potential:
-    module, name, values = json.loads(specification)
-    return getattr(importlib.import_module(module), name)(**values).load(device, dtype)
+    from chemloop.config import build
+
+    return build(json.loads(specification), "model").load(device, dtype)
 
 
 def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Potential:
     """The potential of a force field, kept in memory from one item of a worker to the next."""
     kind = type(model)
-    return _load(json.dumps([kind.__module__, kind.__qualname__, asdict(model)]), device, dtype)  # type: ignore[call-overload]  # a dataclass
+    node = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(model)}  # type: ignore[call-overload]  # a dataclass
+    return _load(json.dumps(node), device, dtype)

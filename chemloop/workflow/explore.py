@@ -45,6 +45,8 @@ def explore(campaign: Campaign, settings: Settings, config: dict[str, Any]) -> s
     def on_stage(stage: Stage) -> None:
         history.extend(stage.points())
         tracker.show(history)
+        if stage.notice is not None:
+            print(f"notice: {stage.notice}", flush=True)
 
     def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
         print(iteration_line(iteration, metrics), flush=True)
@@ -103,7 +105,7 @@ def iteration_line(iteration: int, metrics: dict[str, float]) -> str:
             [metrics[f"finetune/test_{channel}_rmse_{when}_{unit}"] for when in ("before", "after", "base")]
             for channel, unit in (("energy", "mev_per_atom"), ("force", "mev_per_ang"))
         )
-        shown = "{:.1f} -> {:.1f} {} (pretrained {:.1f})"
+        shown = "{:.1f} -> {:.1f} {} (base {:.1f})"
         energies, forces = (
             shown.format(before, after, unit, base)
             for (before, after, base), unit in ((energy, "meV/atom"), (force, "meV/A"))
@@ -126,7 +128,7 @@ def show_summary(campaign: Campaign, settings: Settings, reason: str) -> None:
         ("dH/dN", "curate/entropy_growth_nats_per_frame", "{:.1e}"),
         ("E meV/atom", "finetune/test_energy_rmse_after_mev_per_atom", "{:.1f}"),
         ("F meV/A", "finetune/test_force_rmse_after_mev_per_ang", "{:.1f}"),
-        ("pretrained", "finetune/test_force_rmse_base_mev_per_ang", "{:.1f}"),
+        ("base F", "finetune/test_force_rmse_base_mev_per_ang", "{:.1f}"),
     )
     print("\n" + "iteration".rjust(10) + "".join(name.rjust(11) for name, _, _ in columns))
     for iteration in range(last + 1):

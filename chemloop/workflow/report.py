@@ -126,10 +126,11 @@ def drops(stage: Stage) -> list[Drop]:
         reasons.update(why_not(atoms) for atoms in stage.output())
         del reasons["not selected"]
     if stage.name == "generate":
-        counts = (
-            (key.removeprefix("generate/n_dropped_"), n) for key, n in stage.metrics.items() if "_dropped_" in key
-        )
-        reasons.update({reason.replace("_", " "): int(n) for reason, n in counts})
+        for key, n in stage.metrics.items():
+            for kind, what in (("dropped", ""), ("rejected", "attempt: ")):
+                prefix = f"generate/n_{kind}_"
+                if key.startswith(prefix):
+                    reasons[what + key.removeprefix(prefix).replace("_", " ")] += int(n)
     counted = [Drop(stage.name, reason, count) for reason, count in sorted(reasons.items())]
     return counted + [Drop(stage.name, failure["reason"], 1, failure["item"]) for failure in stage.failures()]
 

@@ -21,7 +21,7 @@ def chemloop(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
 def test_help_lists_groups_options_and_keys(tmp_path):
     shown = chemloop("--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    for text in ("model: chgnet", "sevennet", "hull_quotas", "max_iterations", "Examples"):
+    for text in ("model: ase, chgnet", "sevennet", "hull_quotas", "max_iterations", "Examples"):
         assert text in shown.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -54,8 +54,14 @@ def test_configuration_is_shown_quickly_without_heavy_imports(tmp_path):
         (["loop.hull_quotas=[1,1]"], ["quotas", "one quota per window"]),
         (["loop.curate.n_train=-5"], ["loop.curate.n_train = -5: must be 1 or above"]),
         (["model=sevennet", "model.checkpoint=7net-0"], ["its own teacher", "labeler.checkpoint"]),
+        (["loop.relax.batch_size=0"], ["loop.relax.batch_size = 0: must be 1 or above, or auto"]),
+        (["loop.relax.displacement=-1"], ["loop.relax.displacement = -1: must be 0 A (none) or above"]),
         (["loop.relax.engine=magic"], ["'magic'", "ase, torchsim"]),
         (["seed=-1"], ["seed = -1"]),
+        (["training/recipe@training=quickstart/chgnt"], ["quickstart/chgnt: no such recipe", "quickstart/chgnet"]),
+        (["training=chgnt"], ["training/chgnt", "default"]),
+        (["+model.python=/no/such/python"], ["model.python = '/no/such/python'", "null"]),
+        (["loop.label.min_distance_scale=2"], ["loop.label.min_distance_scale = 2.0: must be in [0, 1)"]),
         (["campaign=a/b"], ["campaign = 'a/b'", "one folder"]),
         (["compute.cpu.workers=-2"], ["workers = -2"]),
         (["tracker.mode=shout"], ["'shout'", "offline"]),

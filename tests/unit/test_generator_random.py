@@ -165,6 +165,7 @@ def test_a_time_limit_counts_computing_not_waiting():
 def test_the_yaml_is_the_schema():
     node = OmegaConf.load("conf/generator/random.yaml")
     assert node.pop("_target_") == "chemloop.generator.random.RandomGenerator"
+    assert node.pop("python") is None
     node.reference, node.downloads = REFERENCE, "references"
     generator = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RandomGenerator), node))
     assert generator == RandomGenerator(REFERENCE, "references")

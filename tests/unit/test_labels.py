@@ -109,6 +109,16 @@ def test_forceful_frames_are_left_out_and_counted(tmp_path):
     assert all(np.abs(frame.arrays["label_forces"]).max() < 0.6 for frame in result.frames)
 
 
+def test_frames_with_close_atoms_are_left_out_and_counted(tmp_path):
+    close = crystal()
+    result = protocol(tmp_path, SpringLabeler()).label(close, seed=1, is_reference=False)
+    assert result.n_too_close == 0
+    close.set_cell(0.5 * close.cell.array, scale_atoms=True)
+    squeezed = protocol(tmp_path, SpringLabeler())
+    squeezed._keep(squeezed._compute(close, "static", result), close, "static", result)
+    assert result.n_too_close == 1
+
+
 def test_failures(tmp_path):
     fatal = SpringLabeler(failure=ItemFailed("SCF diverged"))
     with pytest.raises(ItemFailed, match="no relaxation of i01-g000-0000.*SCF diverged") as caught:

@@ -1,0 +1,90 @@
+"""Before any work: can the force field be loaded, does it know the elements, and with which weights does it begin?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ase import Atoms
+
+from chemloop.protocols import Potential
+from chemloop.runtime.disk import file_hash, read_json, write_json
+from chemloop.runtime.errors import WeightsUnavailable
+from chemloop.runtime.item import Item
+from chemloop.runtime.ledger import Ledger
+from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_potential
+
+
+class Prepare(Stage):
+    """base.json: the checkpoint that the campaign begins with, its energy frame, a notice for people or null, and how
+    many structures are evaluated together.
+
+    Decided once, so that weights which can be fetched later do not change a campaign that began without them.
+    """
+
+    name = "prepare"
+    resource = "gpu"
+    component = "model"
+
+    @property
+    def folder(self) -> Path:
+        return base_folder(self.campaign)
+
+    def plan(self) -> list[Item]:
+        return [self.plan_item(0)]
+
+    def run(self, item: Item) -> Sequence[str]:
+        settings = self.settings
+        model, device, notice = settings.model, settings.compute.gpu.device, None
+        try:
+            potential = load_potential(model, device)
+        except WeightsUnavailable as error:
+            model = replace(model, checkpoint=None)  # type: ignore[type-var]  # every ForceField is a dataclass
+            potential = load_potential(model, device)
+            notice = (
+                f"{error}. This campaign begins without them: model={settings.options['model']} starts from random"
+                " weights and learns from the labels of iteration 0 on"
+            )
+        potential.collate([self._probe()])
+        frame = settings.options["model"]
+        if model.checkpoint is None:
+            frame += "-untrained"
+        elif Path(model.checkpoint).is_file():
+            frame += f"-{file_hash(Path(model.checkpoint))[:8]}"
+        else:
+            frame += f"-{model.checkpoint}"
+        base = {"checkpoint": model.checkpoint, "energy_frame": frame, "notice": notice, **self._batches(potential)}
+        write_json(item.folder / BASE, base)
+        return [BASE]
+
+    def _batches(self, potential: Potential) -> dict[str, int | None]:
+        """How many structures, and atoms, are evaluated together at most: as configured, or as measured here."""
+        from chemloop.physics.batching import Batching
+        from chemloop.physics.throughput import measure
+
+        batching = Batching(self.settings.loop.relax.batch_size)
+        measure(batching, self.settings.system.references(None), potential)
+        return {"batch_size": int(batching.size), "max_atoms": batching.max_atoms}
+
+    def _probe(self) -> Atoms:
+        """One cell with all elements of the system, far apart."""
+        elements = self.settings.system.elements
+        positions = [(3.0 * number, 0.0, 0.0) for number in range(len(elements))]
+        return Atoms(elements, positions, cell=[3.0 * len(elements), 6.0, 6.0], pbc=True)
+
+    def collect(self, items: Sequence[Item]) -> dict[str, float]:
+        (item,) = items
+        base = read_json(item.folder / BASE)
+        write_json(self.folder / BASE, base)
+        return {"is_untrained": base["checkpoint"] is None, "batch_size": base["batch_size"]}
+
+    def final_files(self) -> list[Path]:
+        return [self.folder / METRICS, self.folder / BASE]
+
+    def record_in(self, ledger: Ledger) -> None:
+        """Nothing: there are no structures yet."""
+
+    @property
+    def notice(self) -> str | None:
+        return read_json(self.folder / BASE)["notice"]

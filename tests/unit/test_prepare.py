@@ -1,0 +1,67 @@
+"""What a campaign begins with is settled before any work."""
+
+from pathlib import Path
+
+import chgnet
+import pytest
+
+from chemloop.config import load
+from chemloop.model.chgnet import PACKAGED
+from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import read_json
+from chemloop.runtime.errors import ChemLoopError
+from chemloop.stages.prepare import Prepare
+from chemloop.stages.stage import base_model
+
+UNREACHABLE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def prepare(compose_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHEMLOOP_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("https_proxy", UNREACHABLE)
+
+    def build(*overrides: str) -> Prepare:
+        config = compose_config(*overrides)
+        campaign = Campaign(tmp_path / "outputs" / "new")
+        campaign.begin(config)
+        return Prepare(campaign, load(config), 0)
+
+    return build
+
+
+def test_packaged_weights(prepare):
+    stage = prepare("model=chgnet")
+    assert stage.ensure() == {"prepare/is_untrained": 0.0, "prepare/batch_size": 8.0}
+    model, frame = base_model(stage)
+    assert (model.checkpoint, frame, stage.notice) == ("0.3.0", "chgnet-0.3.0", None)
+
+
+def test_the_batch_size_is_measured_when_asked_for(prepare):
+    stage = prepare("model=sevennet", "model.checkpoint=null", "loop.relax.batch_size=auto")
+    metrics = stage.ensure()
+    assert metrics["prepare/batch_size"] == read_json(stage.folder / "base.json")["batch_size"] >= 1
+
+
+def test_without_its_named_weights_a_model_begins_untrained_and_says_so(prepare, tmp_path):
+    stage = prepare("model=mattersim")
+    assert stage.ensure() == {"prepare/is_untrained": 1.0, "prepare/batch_size": 8.0}
+    model, frame = base_model(stage)
+    assert (model.checkpoint, frame) == (None, "mattersim-untrained")
+    for text in ("MatterSim-v1.0.0-5M", "cannot be reached", str(tmp_path / "weights"), "random weights"):
+        assert text in stage.notice
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=sevennet", f"model.checkpoint={Path(chgnet.__file__).parent}/pretrained/{PACKAGED['0.3.0']}"],
+         "another architecture, not of sevenn"),
+        (["model=sevennet", "model.checkpoint=null", "model.elements=[Li,P]"], "does not know S; .*Li P"),
+        (["model=chgnet", "model.checkpoint=/no/such/file"], "/no/such/file: no such file"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_serve_is_refused_before_any_work(prepare, overrides, message):
+    stage = prepare(*overrides)
+    with pytest.raises(ChemLoopError, match=message):
+        stage.ensure()
