@@ -12,7 +12,8 @@ from chemloop.stages.stage import METRICS, Stage
 
 
 class ToyStage(Stage):
-    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `advance and die` (five times), `fatal` or `sleep`."""
+    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`,
+    `advance and die` (five times), `fatal` or `sleep`."""
 
     name = "screen"
     what: Sequence[str] = ()
