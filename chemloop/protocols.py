@@ -94,7 +94,7 @@ class Generator(Protocol):
     ) -> list[Atoms]:
         """At most n structures; fewer where some failed. The same seed gives the same structures.
 
-        `yield.json` in workdir may count its `attempts`, and those `rejected` by reason: {"rejected": {"too close": 7}}.
+        `yield.json` in workdir may count its `attempts`, and by reason those `rejected`, e.g. {"too close": 7}.
         """
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
