@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ase import Atoms
 
 from chemloop.protocols import Potential
 from chemloop.runtime.disk import file_hash, read_json, write_json
-from chemloop.runtime.errors import WeightsUnavailable
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
-from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_potential
+from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained
 
 
 class Prepare(Stage):
@@ -36,16 +34,7 @@ class Prepare(Stage):
 
     def run(self, item: Item) -> Sequence[str]:
         settings = self.settings
-        model, device, notice = settings.model, settings.compute.gpu.device, None
-        try:
-            potential = load_potential(model, device)
-        except WeightsUnavailable as error:
-            model = replace(model, checkpoint=None)  # type: ignore[type-var]  # every ForceField is a dataclass
-            potential = load_potential(model, device)
-            notice = (
-                f"{error}. This campaign begins without them: model={settings.options['model']} starts from random"
-                " weights and learns from the labels of iteration 0 on"
-            )
+        model, potential, notice = load_or_begin_untrained(settings.model, settings.compute.gpu.device)
         potential.collate([self._probe()])
         frame = settings.options["model"]
         if model.checkpoint is None:

@@ -17,7 +17,7 @@ from chemloop.physics.structures import read_structures, write_structures
 from chemloop.protocols import ForceField, Potential
 from chemloop.runtime.campaign import STAGES, Campaign
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
-from chemloop.runtime.errors import StageFailed
+from chemloop.runtime.errors import StageFailed, WeightsUnavailable
 from chemloop.runtime.item import Item, derived_seed
 from chemloop.runtime.ledger import Ledger
 from chemloop.runtime.submit import run_to_end
@@ -218,3 +218,17 @@ def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Po
     kind = type(model)
     node = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(model)}  # type: ignore[call-overload]  # a dataclass
     return _load(json.dumps(node), device, dtype)
+
+
+def load_or_begin_untrained(model: ForceField, device: str) -> tuple[ForceField, Potential, str | None]:
+    """The force field to begin with, loaded, and a notice where it is not the one asked for.
+
+    Named weights that cannot be had leave its architecture with random weights.
+    Raises: CheckpointError
+    """
+    try:
+        return model, load_potential(model, device), None
+    except WeightsUnavailable as error:
+        untrained = replace(model, checkpoint=None)  # type: ignore[type-var]  # every ForceField is a dataclass
+        notice = f"{error}. This model begins without them, from random weights, and learns from the labels alone"
+        return untrained, load_potential(untrained, device), notice
