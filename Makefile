@@ -39,29 +39,21 @@ $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "ChemLoop needs Python 3.11 or newer, and there is no $(PYTHON): install one, or name it: make env PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ChemLoop needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): name another one: make env PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
-	@command -v $${CXX:-c++} >/dev/null || { echo "deepmd-kit is built from source and $${CXX:-c++} is missing: install a C++ compiler (Debian: apt install g++), or name it: make env CXX=g++-12" >&2; exit 1; }
 	@echo "Building $(VENV) with $$($(PYTHON) -V), about three minutes, 3 GB"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.resolved: requirements/base.txt requirements/dev.txt $(PINS) | $(VENV)/.created
-	@echo "1/4 everything that pip can resolve by itself"
+	@echo "1/3 everything that pip can resolve by itself"
 	@$(PIP) -r requirements/base.txt -r requirements/dev.txt
 	@touch $@
 
 $(VENV)/.overruled: requirements/no-deps.txt $(PINS) $(VENV)/.resolved
-	@echo "2/4 mace-torch, mattersim, mattergen, whose pins are overruled"
+	@echo "2/3 mace-torch, mattersim, mattergen, whose pins are overruled"
 	@$(PIP) --no-deps -r requirements/no-deps.txt
 	@touch $@
 
-# pip's wheel cache ignores environment variables: a deepmd-kit that was built with other ones would come back from it.
-$(VENV)/.built: requirements/build-from-source.txt $(PINS) $(VENV)/.overruled
-	@echo "3/4 deepmd-kit, built without its compiled operators"
-	@PATH="$(abspath $(VENV))/bin:$$PATH" DP_VARIANT=cpu DP_ENABLE_TENSORFLOW=0 DP_ENABLE_PYTORCH=0 \
-		$(PIP) --no-cache-dir --no-build-isolation -r requirements/build-from-source.txt
-	@touch $@
-
-$(VENV)/.project: pyproject.toml $(VENV)/.built
-	@echo "4/4 chemloop itself, editable"
+$(VENV)/.project: pyproject.toml $(VENV)/.overruled
+	@echo "3/3 chemloop itself, editable"
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

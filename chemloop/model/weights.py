@@ -44,8 +44,7 @@ def fetch_weights(
             raise WeightsUnavailable(f"the weights of {name} could not be downloaded ({error}): {by_hand}") from error
     if sha256 is not None and (found := file_hash(path)) != sha256:
         raise CheckpointError(
-            f"{path} has the SHA-256 {found}, those of {name} have {sha256}: delete the file to fetch it"
-            " again"
+            f"{path} has the SHA-256 {found}, those of {name} have {sha256}: delete the file to fetch it again"
         )
     return path
 

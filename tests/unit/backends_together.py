@@ -97,6 +97,10 @@ def mattersim() -> dict[str, float]:
 def dpa() -> dict[str, float]:
     """Energies of an untrained DPA-3, eager and compiled with TorchScript as deepmd-kit does for checkpoints."""
     import torch
+
+    from chemloop.model.dpa3_checkpoint import import_deepmd
+
+    import_deepmd()
     from deepmd.pt.model.model import get_model
 
     repflow = {

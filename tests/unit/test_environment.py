@@ -91,7 +91,7 @@ def test_every_installed_package_is_pinned():
     assert not differing, "installed, pinned in requirements/constraints.txt"
 
 
-@pytest.mark.parametrize("file", ["base.txt", "no-deps.txt", "build-from-source.txt", "dev.txt"])
+@pytest.mark.parametrize("file", ["base.txt", "no-deps.txt", "dev.txt"])
 def test_every_requirement_is_installed(file):
     names = requirement_names(file)
     assert names
