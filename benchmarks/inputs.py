@@ -45,7 +45,8 @@ def configured(model: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
         HydraConfig.instance().set_config(node)
         groups = OmegaConf.masked_copy(node, ["system", "model", "training", "outputs", "loop"])
         config: Any = OmegaConf.to_container(groups, resolve=True)
-    return build(config["model"], "model"), build(config["training"], "training")
+    force_field, recipe = build(config["model"], "model"), build(config["training"], "training")
+    return force_field, recipe if force_field.checkpoint is not None else recipe.for_untrained()
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
