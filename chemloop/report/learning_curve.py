@@ -24,6 +24,7 @@ from chemloop.report.curves import is_logarithmic
 from chemloop.report.page import Panel
 from chemloop.report.parity import parity_figure
 from chemloop.report.style import INK, embed, finish
+from chemloop.report.template import write_page
 from chemloop.runtime.disk import write_whole
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ PICTURES = ("learning_curve.png", "learning_curve.svg", "parity.png", "parity.sv
 def write_curve_report(data: CurveData, folder: Path) -> list[str]:
     """Write table, page and pictures; returns the names of the files."""
     write_whole(folder / "learning_curve.md", markdown(data.rows).encode())
-    write_page(data, folder / "learning_curve.html")
+    write_curves(data, folder / "learning_curve.html")
     for name in PICTURES:
         draw = write_curve_picture if name.startswith("learning_curve") else write_parity_picture
         draw(data, folder / name)
@@ -93,26 +94,11 @@ def error_axis(data: CurveData, key: str) -> dict[str, str]:
     return {"type": "log"} if is_log else {"rangemode": "tozero"}
 
 
-def write_page(data: CurveData, path: Path) -> None:
-    """The page; it appears whole or not at all."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=PackageLoader("chemloop", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("learning_curve.html.j2").render(
-        data=data,
-        plotly=get_plotlyjs(),
-        header=HEADER,
-        rows=[cells(row) for row in data.rows],
-        panels=[curve_panel(data), *(panel for found in data.parities for panel in parity_panels(data, found))],
-    )
-    write_whole(path, page.encode())
+def write_curves(data: CurveData, path: Path) -> None:
+    """The page."""
+    panels = [curve_panel(data), *(panel for found in data.parities for panel in parity_panels(data, found))]
+    rows = [cells(row) for row in data.rows]
+    write_page("learning_curve.html.j2", path, data=data, header=HEADER, rows=rows, panels=panels)
 
 
 def curve_panel(data: CurveData) -> Panel:

@@ -19,7 +19,7 @@ from chemloop.report.hull_figure import hull_figure
 from chemloop.report.parity import parity_figure
 from chemloop.report.phase_diagram import MOST_ELEMENTS, hull_view
 from chemloop.report.style import embed
-from chemloop.runtime.disk import write_whole
+from chemloop.report.template import write_page
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -40,30 +40,20 @@ class Panel:
 
 
 def write_report(data: ReportData, path: Path) -> None:
-    """Write the report; the file appears whole or not at all.
+    """Write the report.
 
     Raises: EnergyFrameError, StructureError where references and finds cannot share a hull
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=PackageLoader("chemloop", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    write_page(
+        "report.html.j2",
+        path,
         data=data,
-        plotly=get_plotlyjs(),
         summary=captions.summary(data),
         cards=captions.cards(data),
         panels=panels(data),
         best=best_rows(data),
         drops=sorted(data.drops, key=lambda drop: -drop.count),
     )
-    write_whole(Path(path), page.encode())
 
 
 def panels(data: ReportData) -> list[Panel]:

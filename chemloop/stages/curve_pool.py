@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from ase import Atoms
 
+from chemloop.physics.holdout import held_out_origins, origin
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign, flatten
 from chemloop.runtime.disk import file_hash, read_json, write_json, write_whole
@@ -206,22 +207,12 @@ def largest_force(atoms: Atoms) -> float:
 def split_by_parent(frames: Sequence[Atoms], test_fraction: float, seed: int) -> tuple[list[str], list[str]]:
     """Ids of frames that may train and of those that test; all frames of a structure are on the same side.
 
-    Parents are drawn in the order of a hash of seed and id, until that brings the test frames no nearer to their share.
     Raises: StructureError when the frames come from fewer than two structures
     """
-    origins = [atoms.info["parent"].partition("/")[0] for atoms in frames]
-    sizes = Counter(origins)
-    if len(sizes) < 2:
-        raise StructureError(
-            f"the {len(frames)} frames of the pool come from {len(sizes)} structure ({', '.join(sizes)}), and training"
-            ' and test need different ones: label more, or name the one that each frame comes from in info["parent"]'
-        )
-    *parents, _ = sorted(sizes, key=lambda parent: hashlib.sha256(f"{seed}/{parent}".encode()).digest())
-    counts = np.cumsum([sizes[parent] for parent in parents])
-    held_out = set(parents[: 1 + int(np.argmin(np.abs(counts - test_fraction * len(frames))))])
+    held_out = held_out_origins(frames, test_fraction, f"{seed}/")
     ids = [atoms.info["id"] for atoms in frames]
-    train = [id for id, origin in zip(ids, origins, strict=True) if origin not in held_out]
-    return train, [id for id, origin in zip(ids, origins, strict=True) if origin in held_out]
+    is_test = [origin(atoms) in held_out for atoms in frames]
+    return [id for id, out in zip(ids, is_test, strict=True) if not out], list(compress(ids, is_test))
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from chemloop.physics.holdout import held_out_origins, origin
 from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
 from chemloop.training.recipe import CHANNELS
 
@@ -144,11 +144,6 @@ def batch_structures(batch_size: int | str, frames: Sequence[Atoms], n_devices: 
     return batch_size
 
 
-def root(atoms: Atoms) -> str:
-    """Id of the structure that a frame comes from, through perturbations and ionic steps."""
-    return str(atoms.info.get("parent", atoms.info.get("id", ""))).partition("/")[0]
-
-
 def split(frames: Sequence[Atoms], valid_fraction: float, valid_by: str) -> tuple[list[Atoms], list[Atoms]]:
     """Train and valid frames; valid_by: `frame` or `parent`, what is held out as a whole.
 
@@ -177,18 +172,10 @@ def _hash_fraction(atoms: Atoms) -> float:
 def split_by_parent(frames: Sequence[Atoms], valid_fraction: float) -> tuple[list[Atoms], list[Atoms]]:
     """Train and valid frames; those of one parent structure stay together, for they resemble each other.
 
-    Parents are drawn in the order of a hash of their ids, until that brings the number of frames no nearer to
-    valid_fraction. So, while a training set grows from iteration to iteration, what was held out stays held out,
-    and the validation of a continued training is not on frames that it has been trained on.
+    While a training set grows from iteration to iteration, what was held out stays held out, and the validation of a
+    continued training is not on frames that it has been trained on.
     Raises: StructureError when the frames come from fewer than two structures
     """
-    sizes = Counter(root(atoms) for atoms in frames)
-    if len(sizes) < 2:
-        raise StructureError(
-            f"{len(frames)} frames of {len(sizes)} parent structure ({', '.join(sizes)}) cannot be split into"
-            " training and validation; label at least two structures"
-        )
-    *parents, _ = sorted(sizes, key=lambda parent: hashlib.sha256(parent.encode()).digest())
-    counts = np.cumsum([sizes[parent] for parent in parents])
-    held = set(parents[: 1 + int(np.argmin(np.abs(counts - valid_fraction * len(frames))))])
-    return [atoms for atoms in frames if root(atoms) not in held], [atoms for atoms in frames if root(atoms) in held]
+    held = held_out_origins(frames, valid_fraction)
+    train = [atoms for atoms in frames if origin(atoms) not in held]
+    return train, [atoms for atoms in frames if origin(atoms) in held]

@@ -87,7 +87,7 @@ def test_frames_without_parents_are_grouped_by_formula(tmp_path):
     named = identified([labelled(0), labelled(1)], tmp_path / "mine.extxyz")
     assert [atoms.info["id"] for atoms in named] == ["mine-000000", "mine-000001"]
     assert {atoms.info["parent"] for atoms in named} == {"LiS"}
-    with pytest.raises(StructureError, match=r"come from 1 structure \(LiS\).*info\[\"parent\"\]"):
+    with pytest.raises(StructureError, match=r"come from 1 structure \(LiS\).*info\['parent'\]"):
         split_by_parent(named, 0.2, 0)
 
 

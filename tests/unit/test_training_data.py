@@ -51,7 +51,7 @@ def test_split_by_frame_holds_out_the_same_frames_while_the_set_grows():
 
 
 def test_split_needs_two_parents():
-    with pytest.raises(StructureError, match="4 frames of 1 parent structure .i00-r0. cannot be split"):
+    with pytest.raises(StructureError, match="4 frames come from 1 structure .i00-r0."):
         split_by_parent(labelled(1), 0.2)
 
 
