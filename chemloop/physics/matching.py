@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import neighbor_list
 
 from chemloop.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
-    from pymatgen.core import Structure
+
+    from chemloop.physics.crystal_key import CrystalKey
 
 NO_SPACE_GROUP = "-"
+CHUNK = 200  # structures per task of a process
 
 
 @dataclass
 class Matcher:
-    """pymatgen's StructureMatcher (primitive cells, volumes made equal), and on request equal numbers of bonds.
+    """pymatgen's StructureMatcher (primitive cells, volumes made equal), and on request equal bond graphs.
+
+    The matcher itself sees only pairs that share composition, size of the primitive cell and bonds, and for which
+    `lattice_search.compare` cannot tell what it would say, so the partition is the matcher's own.
 
     ltol: fraction by which the lattice vectors of equal structures may differ
     stol: (V/N)^(1/3), by which each of their atoms may be displaced; pymatgen's own default is 0.3
     angle_tol: degrees by which the angles of their lattices may differ
-    bond_cutoffs: A, e.g. {"P-P": 2.5}; structures whose atoms differ in their numbers of bonds within these cut-offs
-        are not equal, however small the displacements; empty = positions alone decide
+    bond_cutoffs: A, e.g. {"P-P": 2.5}; structures with other bonded pieces, or other numbers of them, are not equal,
+        however small the displacements; empty = positions alone decide
     """
 
     ltol: float = 0.2
@@ -47,83 +52,125 @@ class Matcher:
                     " in A above 0 are allowed"
                 )
 
-    def duplicates(self, structures: Sequence[Atoms]) -> list[int]:
+    def keys(self, structures: Sequence[Atoms], n_jobs: int = 1) -> list[CrystalKey]:
+        """What matching needs to know of each structure; `write_keys` stores it.
+
+        n_jobs: processes; more than one pays from some thousand structures on
+        Raises: StructureError for a structure that breaks the conventions
+        """
+        from chemloop.physics.reduction import find_key
+
+        if n_jobs == 1:
+            return [find_key(atoms, self.bond_cutoffs) for atoms in structures]
+        chunks = [(structures[begin : begin + CHUNK],) for begin in range(0, len(structures), CHUNK)]
+        return [key for part in _in_parallel(n_jobs, self.keys, chunks) for key in part]
+
+    def duplicates(self, structures: Sequence[Atoms | CrystalKey], n_jobs: int = 1) -> list[int]:
         """For each structure the index of the first structure of its group; its own index where it is that first one.
 
         A structure joins the first group whose first member it matches, so the groups are those of
-        `StructureMatcher.group_structures`, and they depend on nothing but the order given.
+        `StructureMatcher.group_structures`, and they depend on nothing but the order given. n_jobs: processes
         """
-        matcher = self._matcher()
-        groups: dict[Hashable, list[tuple[int, Structure]]] = defaultdict(list)
-        first = []
-        for number, atoms in enumerate(structures):
-            reduced = reduced_structure(atoms)
-            bucket = groups[self._invariant(atoms, reduced)]
-            for index, founder in bucket:
-                if matcher.fit(founder, reduced, skip_structure_reduction=True):
-                    first.append(index)
-                    break
-            else:
-                first.append(number)
-                bucket.append((number, reduced))
+        keys = self._keys(structures, n_jobs)
+        buckets = list(_buckets(keys).values())
+        parts = _in_parallel(n_jobs, self._founders, [([keys[number] for number in bucket],) for bucket in buckets])
+        first = list(range(len(keys)))
+        for bucket, founders in zip(buckets, parts, strict=True):
+            for number, founder in zip(bucket, founders, strict=True):
+                first[number] = bucket[founder]
         return first
 
-    def is_known(self, structures: Sequence[Atoms], known: Sequence[Atoms]) -> list[bool]:
-        """For each structure whether it matches one of the known ones."""
-        matcher = self._matcher()
-        buckets: dict[Hashable, list[Structure]] = defaultdict(list)
-        for atoms in known:
-            reduced = reduced_structure(atoms)
-            buckets[self._invariant(atoms, reduced)].append(reduced)
-        flags = []
-        for atoms in structures:
-            reduced = reduced_structure(atoms)
-            bucket = buckets.get(self._invariant(atoms, reduced), [])
-            flags.append(any(matcher.fit(other, reduced, skip_structure_reduction=True) for other in bucket))
+    def is_known(
+        self, structures: Sequence[Atoms | CrystalKey], known: Sequence[Atoms | CrystalKey], n_jobs: int = 1
+    ) -> list[bool]:
+        """For each structure whether it matches one of the known ones; n_jobs: processes."""
+        keys, known_keys = self._keys(structures, n_jobs), self._keys(known, n_jobs)
+        known_buckets = _buckets(known_keys)
+        chunks = [
+            (bucket[begin : begin + CHUNK], known_buckets[name])
+            for name, bucket in _buckets(keys).items()
+            if name in known_buckets
+            for begin in range(0, len(bucket), CHUNK)
+        ]
+        tasks = [([keys[number] for number in new], [known_keys[number] for number in old]) for new, old in chunks]
+        flags = [False] * len(keys)
+        for (new, _), found in zip(chunks, _in_parallel(n_jobs, self._are_known, tasks), strict=True):
+            for number, is_known in zip(new, found, strict=True):
+                flags[number] = is_known
         return flags
 
+    def _keys(self, structures: Sequence[Atoms | CrystalKey], n_jobs: int) -> list[CrystalKey]:
+        found = iter(self.keys([atoms for atoms in structures if isinstance(atoms, Atoms)], n_jobs))
+        return [next(found) if isinstance(atoms, Atoms) else atoms for atoms in structures]
+
+    def _founders(self, bucket: Sequence[CrystalKey]) -> list[int]:
+        """For each member of a bucket the first member of its group."""
+        cells, positions, kinds = _stacked(bucket)
+        founders: list[int] = []
+        earlier: list[CrystalKey] = []
+        first: list[int] = []
+        for number, key in enumerate(bucket):
+            n = len(founders)
+            found = self._find(key, earlier, (cells[:n], positions[:n], kinds[:n]))
+            first.append(number if found is None else founders[found])
+            if found is None:
+                # founders move to the front; whoever stood there has had its turn
+                cells[n], positions[n], kinds[n] = key.search_terms
+                founders.append(number)
+                earlier.append(key)
+        return first
+
+    def _are_known(self, bucket: Sequence[CrystalKey], known: Sequence[CrystalKey]) -> list[bool]:
+        terms = _stacked(known)
+        return [self._find(key, known, terms) is not None for key in bucket]
+
+    def _find(
+        self, key: CrystalKey, earlier: Sequence[CrystalKey], terms: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> int | None:
+        """Index of the first of the earlier crystals of the same bucket that this one equals; terms: theirs, stacked.
+
+        The matcher's answer depends on the order for a few pairs; it is given the earlier one first.
+        """
+        from chemloop.physics.lattice_search import YES, next_match
+
+        tolerances = self.ltol, self.stol, self.angle_tol
+        number, verdict = next_match(0, *terms, *key.search_terms, *tolerances)
+        while number < len(earlier):
+            other = earlier[number]
+            is_match = verdict == YES or self._matcher.fit(
+                other.structure, key.structure, skip_structure_reduction=True
+            )
+            if is_match and other.has_nets_of(key):
+                return number
+            number, verdict = next_match(number + 1, *terms, *key.search_terms, *tolerances)
+        return None
+
+    @cached_property
     def _matcher(self) -> StructureMatcher:
         from pymatgen.analysis.structure_matcher import StructureMatcher
 
         return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol)
 
-    def _invariant(self, atoms: Atoms, reduced: Structure) -> Hashable:
-        """What two structures must share for the matcher to join them, so only structures that share it are compared.
 
-        The number of atoms in the cell as given says nothing, and neither does the volume, because volumes are made
-        equal. The number in the cell that the matcher itself reduces to does: it tries no supercells, so it never pairs
-        cells of different size.
-        """
-        return (
-            reduced.composition.reduced_formula,
-            len(reduced),
-            bond_counts(atoms, self.bond_cutoffs) if self.bond_cutoffs else None,
-        )
+def _stacked(keys: Sequence[CrystalKey]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    cells, positions, kinds = zip(*(key.search_terms for key in keys), strict=True)
+    return np.stack(cells), np.stack(positions), np.stack(kinds)
 
 
-def reduced_structure(atoms: Atoms) -> Structure:
-    """The cell that StructureMatcher compares: Niggli reduced, then primitive within pymatgen's 0.25 A."""
-    from pymatgen.core import Structure
+def _buckets(keys: Sequence[CrystalKey]) -> dict[Hashable, list[int]]:
+    buckets: dict[Hashable, list[int]] = defaultdict(list)
+    for number, key in enumerate(keys):
+        buckets[key.bucket].append(number)
+    return buckets
 
-    structure = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions())
-    return structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure()
 
+def _in_parallel(n_jobs: int, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The function's values in the order of the tasks."""
+    if n_jobs == 1:
+        return [function(*arguments) for arguments in tasks]
+    from joblib import Parallel, delayed
 
-def bond_counts(atoms: Atoms, cutoffs: dict[str, float]) -> Hashable:
-    """How many atoms there are of each kind, in lowest terms; a kind is an element and its bonds to each element.
-
-    cutoffs: A, by pairs of elements such as `P-S`; other pairs form no bond. The same for a cell and its supercells.
-    """
-    present = set(atoms.symbols)
-    pairs = {(*pair.split("-"),): cutoff for pair, cutoff in cutoffs.items() if present.issuperset(pair.split("-"))}
-    symbols = atoms.get_chemical_symbols()
-    bonds: list[Counter[str]] = [Counter() for _ in symbols]
-    if pairs:
-        for i, j in zip(*neighbor_list("ij", atoms, pairs), strict=True):
-            bonds[i][symbols[j]] += 1
-    kinds = Counter((symbol, tuple(sorted(count.items()))) for symbol, count in zip(symbols, bonds, strict=True))
-    unit = int(np.gcd.reduce(list(kinds.values())))
-    return tuple(sorted((kind, count // unit) for kind, count in kinds.items()))
+    return list(Parallel(n_jobs=n_jobs)(delayed(function)(*arguments) for arguments in tasks))
 
 
 def space_group(atoms: Atoms, symprec: float = 0.1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 import chemloop
-from chemloop.physics.matching import Matcher, bond_counts, space_group
-from chemloop.runtime.errors import ConfigError
+from chemloop.physics.crystal_key import CrystalKey, read_keys, write_keys
+from chemloop.physics.lattice_search import MAYBE, NO, YES, compare
+from chemloop.physics.matching import Matcher, space_group
+from chemloop.physics.nets import Net
+from chemloop.physics.reduction import bonded_pieces, reduced_cell
+from chemloop.runtime.errors import ConfigError, StructureError
 
 DATA = Path(chemloop.__file__).parent / "data" / "li-p-s"
 BONDS = {"P-S": 2.35, "S-S": 2.20, "P-P": 2.50}
@@ -107,13 +112,115 @@ def test_bonds_separate_what_no_sensible_tolerance_does(references):
     assert sum(index != number for number, index in enumerate(first)) == 1
 
 
-def test_bonds_are_counted_per_atom_not_per_cell(references):
+def pieces(atoms: Atoms) -> list[tuple[str, int]]:
+    return [(net.wl_hash, n) for net, n in bonded_pieces(atoms, BONDS)]
+
+
+def test_bonded_pieces_are_counted_per_atom_not_per_cell(references):
     rng = np.random.default_rng(1)
     for name in ("mp-985583", "mp-1222635", "mp-157", "mp-10173"):
-        atoms = references[name]
-        assert bond_counts(atoms, BONDS) == bond_counts(disguised(atoms, rng, amplitude=0.0), BONDS)
-    li3ps4 = bond_counts(references["mp-985583"], BONDS)
-    assert li3ps4 == ((("Li", ()), 3), (("P", (("S", 4),)), 1), (("S", (("P", 1),)), 4))
+        assert pieces(references[name]) == pieces(disguised(references[name], rng, amplitude=0.0))
+    li3ps4 = {len(net.symbols): n for net, n in bonded_pieces(references["mp-985583"], BONDS)}
+    assert li3ps4 == {1: 3, 5: 1}  # lithium and PS4
+
+
+def sulphur_chain(*lengths: int) -> Atoms:
+    """Straight molecules in a row: bonds of 2.0 A, gaps of 2.4 A."""
+    steps = np.concatenate([[2.0] * (length - 1) + [2.4] for length in lengths])
+    positions = np.zeros((len(steps), 3))
+    positions[:, 0] = np.cumsum(steps) - steps
+    return Atoms(f"S{len(steps)}", positions, cell=[steps.sum(), 5, 6], pbc=True)
+
+
+def test_bond_graphs_separate_what_numbers_of_bonds_do_not():
+    """S2 + S5 and S3 + S4: four atoms with one bond and three with two, and the same positions within 0.4 A."""
+    structures = [sulphur_chain(2, 5), sulphur_chain(3, 4), sulphur_chain(5, 2)]
+    assert Matcher().duplicates(structures) == [0, 0, 0]
+    assert Matcher(bond_cutoffs=BONDS).duplicates(structures) == [0, 1, 0]
+
+
+def test_rings_are_compared_beyond_their_hashes():
+    """Two fused six-membered rings and two linked five-membered ones have equal Weisfeiler-Lehman colours."""
+    fused = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (5, 6), (6, 7), (7, 8), (8, 9), (9, 0)]
+    linked = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (5, 6), (6, 7), (7, 8), (8, 9), (9, 5), (0, 5)]
+    nets = [Net(("S",) * 10, tuple((i, j, (0, 0, 0)) for i, j in bonds)) for bonds in (fused, linked)]
+    empty = np.zeros((0, 3))
+    keys = [CrystalKey(np.zeros(0, int), empty, empty, ((net, 1),)) for net in nets]
+    assert keys[0].bucket == keys[1].bucket
+    assert keys[0].has_nets_of(keys[0]) and not keys[0].has_nets_of(keys[1])
+
+
+@pytest.mark.parametrize("stol", [0.1, 0.2, 0.3])
+def test_what_the_search_is_certain_of_the_matcher_says(references, excluded, stol):
+    rng = np.random.default_rng(5)
+    matcher, theirs = Matcher(stol=stol), StructureMatcher(stol=stol)
+    seen = Counter()
+    for atoms in [*references.values(), *excluded.values()]:
+        if not 2 <= len(atoms) <= 10:
+            continue
+        copies = [atoms, *(displaced(atoms, amplitude, rng) for amplitude in (0.1, 0.5, 0.9, 1.2))]
+        first, *others = matcher.keys(copies)
+        for other in others:
+            if other.bucket == first.bucket:
+                verdict = compare(*first.search_terms, *other.search_terms, 0.2, stol, 5.0)
+                seen[verdict, bool(theirs.fit(first.structure, other.structure, skip_structure_reduction=True))] += 1
+    assert seen[YES, False] == seen[NO, True] == 0
+    assert seen[YES, True] > 20 and seen[NO, False] > 20
+    assert seen[MAYBE, True] + seen[MAYBE, False] < 0.3 * seen.total()
+
+
+def displaced(atoms: Atoms, amplitude: float, rng: np.random.Generator) -> Atoms:
+    other = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    other.positions += amplitude * rng.uniform(-1, 1, size=other.positions.shape)
+    other.set_cell(other.cell.array @ (np.eye(3) + rng.uniform(-0.08, 0.08, size=(3, 3))), scale_atoms=True)
+    return other
+
+
+def test_reduced_cell_is_that_of_structure_matcher(references):
+    rng = np.random.default_rng(2)
+    small = [atoms for atoms in references.values() if len(atoms) <= 12]
+    for atoms in [*small, *(disguised(atoms, rng) for atoms in small[::3])]:
+        numbers, cell, positions = reduced_cell(atoms)
+        expected = StructureMatcher._get_reduced_structure(as_pymatgen(atoms))
+        assert numbers.tolist() == list(expected.atomic_numbers)
+        np.testing.assert_allclose(cell, expected.lattice.matrix, atol=1e-9)
+        difference = positions - expected.frac_coords
+        np.testing.assert_allclose(difference, np.round(difference), atol=1e-9)
+
+
+def test_processes_and_stored_keys_change_nothing(references, tmp_path):
+    matcher = Matcher(bond_cutoffs=BONDS)
+    structures = list(references.values())
+    keys = matcher.keys(structures)
+    write_keys(tmp_path / "keys.jsonl", keys, BONDS)
+    stored = read_keys(tmp_path / "keys.jsonl", BONDS)
+    expected = matcher.duplicates(structures)
+    assert matcher.duplicates(stored) == expected
+    assert matcher.duplicates([*structures[:30], *stored[30:]], n_jobs=2) == expected
+    assert matcher.is_known(stored[::2], structures[1::2], n_jobs=2) == matcher.is_known(structures[::2], keys[1::2])
+    with pytest.raises(StructureError, match=r"were found with bond_cutoffs = .*, not \{\}; delete them"):
+        read_keys(tmp_path / "keys.jsonl", {})
+    (tmp_path / "keys.jsonl").write_text("{")
+    with pytest.raises(StructureError, match=r"keys.jsonl is no file of crystal keys"):
+        read_keys(tmp_path / "keys.jsonl", BONDS)
+
+
+def test_one_structure_identical_structures_one_element():
+    lithium = bulk("Li", "bcc", 3.4)
+    for matcher in (Matcher(), Matcher(bond_cutoffs=BONDS)):
+        assert matcher.duplicates([lithium]) == [0]
+        assert matcher.duplicates([lithium] * 4) == [0, 0, 0, 0]
+        assert matcher.is_known([lithium], [lithium]) == [True]
+
+
+def test_structures_that_cannot_be_matched():
+    broken = bulk("Li", "bcc", 3.4)
+    broken.positions[0, 0] = np.nan
+    broken.info["id"] = "i01-g000-0007"
+    with pytest.raises(StructureError, match="i01-g000-0007 has positions or cell vectors that are not finite"):
+        Matcher().duplicates([broken])
+    with pytest.raises(StructureError, match="only crystals, periodic in three directions"):
+        Matcher().is_known([Atoms("S2", [[0, 0, 0], [0, 0, 2]])], [])
 
 
 @pytest.mark.parametrize(
