@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemloop.physics.entropy import BANDWIDTH, entropy, log_kernel_sums, used_columns
+from chemloop.physics.entropy import BANDWIDTH, DIRECT_PAIRS, entropy, log_kernel_sums, used_columns
+from chemloop.physics.kernel_sums import KernelSums
 
 
 class FixedSizeEntropy(NamedTuple):
@@ -53,7 +54,7 @@ def entropy_at(x: np.ndarray, n: int, repeats: int, bandwidth: float = BANDWIDTH
 def entropy_curve(environments: Sequence[np.ndarray], sizes: Sequence[int], bandwidth: float = BANDWIDTH) -> np.ndarray:
     """Entropy of the first frames of a selection, for growing numbers of frames.
 
-    Costs one evaluation of all pairs of environments, however many sizes are asked for.
+    Each pair of environments is met once at most, however many sizes are asked for.
 
     environments: per frame (n_atoms, n_features), in the order of selection
     sizes: increasing numbers of frames from 0 (entropy 0) to all
@@ -61,13 +62,25 @@ def entropy_curve(environments: Sequence[np.ndarray], sizes: Sequence[int], band
     """
     (x,) = used_columns(np.vstack(environments))
     ends = np.concatenate([[0], np.cumsum([len(frame) for frame in environments])])
+    ends = ends[np.asarray(sizes, dtype=int)]
+    if len(x) ** 2 > DIRECT_PAIRS:
+        return _large_curve(x, ends, bandwidth)
     sums = np.zeros(0)
     curve = []
-    for end in ends[np.asarray(sizes, dtype=int)]:
+    for end in ends:
         added = x[len(sums) : end]
         known = np.logaddexp(sums, log_kernel_sums(x[: len(sums)], added, bandwidth))
         sums = np.concatenate([known, log_kernel_sums(added, x[:end], bandwidth)])
         curve.append(np.log(end) - sums.mean() if end else 0.0)
+    return np.array(curve)
+
+
+def _large_curve(x: np.ndarray, ends: np.ndarray, bandwidth: float) -> np.ndarray:
+    sums = KernelSums(bandwidth)
+    curve = []
+    for end in ends:
+        sums.add(x[len(sums) : end])
+        curve.append(sums.entropy if end else 0.0)
     return np.array(curve)
 
 

@@ -10,20 +10,44 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from chemloop.physics.kernel_sums import Environments, KernelSums, check_environments
+from chemloop.physics.taken_sums import TakenSums
+
 BANDWIDTH = 0.015
 BATCH_SIZE = 512
+# Up to so many pairs, all are summed: that takes less than the preparations for summing the near ones.
+DIRECT_PAIRS = 10_000_000
+# Structures whose gains are brought up to date together.
+MOST_UPDATED = 256
 POOLINGS = ("mean", "max", "sum")
 
 
-def log_kernel_sums(y: np.ndarray, x: np.ndarray, bandwidth: float, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """log sum_j K_h(y_i, x_j) for every row of y, through log-sum-exp: finite however far y_i is from every x_j.
+def log_kernel_sums(
+    y: np.ndarray, x: np.ndarray, bandwidth: float, batch_size: int = BATCH_SIZE, device: str = "cpu"
+) -> np.ndarray:
+    """log sum_j K_h(y_i, x_j) for every row of y, finite however far y_i is from every x_j.
 
-    Everything else in this module is built on this one function. Time O(n_y n_x n_features), memory
-    O(batch_size^2) besides the inputs.
+    Everything else in this module is built on this one function. Above DIRECT_PAIRS pairs it leaves out those too far
+    apart to matter (see `kernel_sums` for the bound of the error); each row of x counts itself where y is x.
 
-    y: (n_y, n_features); x: (n_x, n_features)
+    y: (n_y, n_features); x: (n_x, n_features); device: of torch, for sums above DIRECT_PAIRS
     Returns: (n_y,) float64; -inf where x is empty
+    Raises: ValueError for numbers that are not finite
     """
+    check_environments(y)
+    if y is not x:
+        check_environments(x)
+    if len(y) * len(x) <= DIRECT_PAIRS:
+        return _direct_sums(y, x, bandwidth, batch_size)
+    if y is not x:
+        return Environments(x, bandwidth, device).log_sums(y)
+    sums = KernelSums(bandwidth, device)
+    sums.add(x)
+    return sums.log_sums
+
+
+def _direct_sums(y: np.ndarray, x: np.ndarray, bandwidth: float, batch_size: int) -> np.ndarray:
+    """All pairs in double precision, through log-sum-exp; memory O(batch_size^2) besides the inputs."""
     scale = 1.0 / (np.sqrt(2.0) * bandwidth)
     sums = np.full(len(y), -np.inf)
     for start in range(0, len(y), batch_size):
@@ -52,21 +76,32 @@ def _log_sum_exp(exponents: np.ndarray) -> np.ndarray:
 def used_columns(*sets: np.ndarray) -> list[np.ndarray]:
     """The sets without the columns that are zero in all of them: the same distances for less work."""
     used = np.any([x.any(axis=0) for x in sets], axis=0)
-    return [np.asarray(x[:, used], dtype=np.float64) for x in sets]
+    used[:1] |= not used.any()
+    return list(sets) if used.all() else [x[:, used] for x in sets]
 
 
-def entropy(x: np.ndarray, bandwidth: float = BANDWIDTH, batch_size: int = BATCH_SIZE) -> float:
+def entropy(x: np.ndarray, bandwidth: float = BANDWIDTH, batch_size: int = BATCH_SIZE, device: str = "cpu") -> float:
     """Information entropy of a set of environments; between 0 (all alike) and log n (all different).
 
+    For a set that grows, `kernel_sums.KernelSums` gives it without starting anew.
+
     x: (n, n_features), n > 0
+    Raises: ValueError for no environments or numbers that are not finite
     Source: equation (1) of the paper; doi 10.1038/s41467-025-59232-0
     """
-    (x,) = used_columns(x)
-    return float(np.log(len(x)) - log_kernel_sums(x, x, bandwidth, batch_size).mean())
+    if not len(x):
+        raise ValueError("no environments: their entropy has no meaning")
+    if len(x) ** 2 <= DIRECT_PAIRS:
+        (x,) = used_columns(x)
+    return float(np.log(len(x)) - log_kernel_sums(x, x, bandwidth, batch_size, device).mean())
 
 
 def entropy_gains(
-    y: np.ndarray, x: np.ndarray, bandwidth: float = BANDWIDTH, batch_size: int = BATCH_SIZE
+    y: np.ndarray,
+    x: np.ndarray,
+    bandwidth: float = BANDWIDTH,
+    batch_size: int = BATCH_SIZE,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Differential entropy of each environment of y with respect to the set x; large means unlike anything in x.
 
@@ -75,7 +110,7 @@ def entropy_gains(
     Source: equation (2) of the paper; doi 10.1038/s41467-025-59232-0
     """
     y, x = used_columns(y, x)
-    return -log_kernel_sums(y, x, bandwidth, batch_size)
+    return -log_kernel_sums(y, x, bandwidth, batch_size, device)
 
 
 def pool_gains(gains: np.ndarray, sizes: np.ndarray, pooling: str) -> np.ndarray:
@@ -127,8 +162,8 @@ def greedy_selection(
 ) -> tuple[np.ndarray, np.ndarray]:
     """n structures, each the one with the largest gain with respect to the reference and those taken before it.
 
-    The kernel sums of all environments are kept and each pick adds only its own terms: a pick of m atoms among
-    n_environments costs O(n_environments m n_features), the reference is met once.
+    Gains only shrink as more is taken, so an old one is an upper bound: only structures whose old gain is above the
+    best new one are brought up to date, by what was taken since.
 
     environments: per structure (n_atoms, n_features); reference: (n_x, n_features); where it is empty, every gain would
         be infinite and the structure whose own environments have the largest entropy comes first, with that as its gain
@@ -142,17 +177,26 @@ def greedy_selection(
     starts = np.cumsum(sizes) - sizes
     pool = np.vstack(environments)
     pool, known = used_columns(pool, reference if len(reference) else pool[:0])
-    sums = log_kernel_sums(pool, known, bandwidth)
+    sums = TakenSums(pool, log_kernel_sums(pool, known, bandwidth), bandwidth)
+    if len(known):
+        bounds = pool_gains(-sums.log_sums, sizes, pooling)
+    else:
+        bounds = np.array([entropy(x, bandwidth) for x in environments])
     indices, gains = np.zeros(n, dtype=int), np.zeros(n)
-    is_taken = np.zeros(len(sizes), dtype=bool)
+    updated = np.zeros(len(sizes), dtype=int)
     for pick in range(n):
-        if pick == 0 and len(known) == 0:
-            scores = np.array([entropy(x, bandwidth) for x in environments])
-        else:
-            scores = pool_gains(-sums, sizes, pooling)
-        scores[is_taken] = -np.inf
-        best = int(scores.argmax())
-        indices[pick], gains[pick], is_taken[best] = best, scores[best], True
-        taken = pool[starts[best] : starts[best] + sizes[best]]
-        sums = np.logaddexp(sums, log_kernel_sums(pool, taken, bandwidth))
+        n_updated = 1
+        while updated[best := int(bounds.argmax())] < pick:
+            stale = np.flatnonzero((updated < pick) & (bounds > -np.inf))
+            if len(stale) > n_updated:
+                stale = stale[np.argpartition(-bounds[stale], n_updated)[:n_updated]]
+            rows = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in stale])
+            bounds[stale] = pool_gains(-sums.update(rows), sizes[stale], pooling)
+            updated[stale] = pick
+            n_updated = min(2 * n_updated, MOST_UPDATED)
+        indices[pick], gains[pick] = best, bounds[best]
+        sums.take(np.arange(starts[best], starts[best] + sizes[best]))
+        if pick == 0 and not len(known):
+            bounds[:] = np.inf
+        bounds[best] = -np.inf
     return indices, gains

@@ -6,10 +6,13 @@ import importlib
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
+from chemloop.physics import completeness, kernel_sums
 from chemloop.physics import entropy as module
+from chemloop.physics.descriptors import blind_environments
 from chemloop.physics.entropy import (
     entropy,
     entropy_gains,
@@ -19,6 +22,8 @@ from chemloop.physics.entropy import (
     top_selection,
     used_columns,
 )
+from chemloop.physics.kernel_sums import KernelSums
+from chemloop.physics.taken_sums import TakenSums
 
 H = 0.015
 
@@ -164,14 +169,150 @@ def test_fewer_candidates_than_asked_for(select):
         assert len(select([], reference, 10, H)[0]) == 0
 
 
-def test_each_pick_costs_its_own_kernel_rows_only(monkeypatch):
-    pool, reference, counted = structures(20, 7), points(30, 8), []
+def test_old_gains_save_most_updates(monkeypatch):
+    rng = np.random.default_rng(7)
+    # Gains that differ: structure i lies 0.1 i from the reference, along an axis of its own or its twin's.
+    pool = [0.1 * (i + 1) * np.eye(20)[[i]] for i in range(20)]
+    pool = [pool[i] + rng.normal(scale=1e-3, size=(3, 20)) for i in rng.permutation(np.repeat(np.arange(20), 2))]
+    updated = []
+    update = TakenSums.update
+    monkeypatch.setattr(TakenSums, "update", lambda self, rows: updated.append(len(rows)) or update(self, rows))
+    order, expected = brute_force(pool, np.zeros((1, 20)), 20, "mean")
+    indices, gains = greedy_selection(pool, np.zeros((1, 20)), 20, H)
+    assert indices.tolist() == order
+    np.testing.assert_allclose(gains, expected, rtol=1e-9)
+    assert sum(updated) < 0.25 * 20 * 3 * len(pool)
 
-    def counting(y, x, *rest):
-        counted.append(len(y) * len(x))
-        return log_kernel_sums(y, x, *rest)
 
-    monkeypatch.setattr(module, "log_kernel_sums", counting)
-    indices, _ = greedy_selection(pool, reference, 8, H)
-    n = sum(map(len, pool))
-    assert counted == [n * 30] + [n * len(pool[i]) for i in indices]
+@pytest.mark.parametrize("n_reference", [0, 12])
+def test_greedy_selection_that_looks_at_projections_first(monkeypatch, n_reference):
+    monkeypatch.setattr("chemloop.physics.taken_sums.SCREENED_PAIRS", 0)
+    pool, reference = [environments_like(4, seed) for seed in range(60)], environments_like(n_reference, 99)
+    order, expected = brute_force(pool, reference, 40, "mean")
+    indices, gains = greedy_selection(pool, reference, 40, H)
+    assert indices.tolist() == order
+    np.testing.assert_allclose(gains, expected, atol=1e-6)
+
+
+@pytest.fixture
+def pruned(monkeypatch):
+    """All sums by blocks, small ones, and a count of the kernels that are computed."""
+    monkeypatch.setattr(module, "DIRECT_PAIRS", 0)
+    monkeypatch.setattr(kernel_sums, "CPU_BLOCK", 32)
+    counts = []
+    log_kernels = kernel_sums.log_kernels
+    monkeypatch.setattr(
+        kernel_sums,
+        "log_kernels",
+        lambda a, b, *rest, **kw: counts.append(len(a) * len(b)) or log_kernels(a, b, *rest, **kw),
+    )
+    return counts
+
+
+def environments_like(n: int, seed: int) -> np.ndarray:
+    """Clusters of all widths around centres with marks, in more dimensions than are projected on."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(12345).normal(scale=0.1, size=(30, 50))
+    kinds = rng.integers(0, 30, size=n)
+    widths = 0.02 * rng.random((n, 1)) ** 2
+    return np.hstack([np.eye(3)[kinds % 3], centres[kinds] + widths * rng.normal(size=(n, 50))])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_over_near_pairs_are_those_over_all(pruned, dtype):
+    x = environments_like(2000, 0).astype(dtype)
+    exact = direct(x.astype(float), x.astype(float))
+    assert entropy(x, H) == pytest.approx(np.log(2000) - exact.mean(), rel=1e-6)
+    np.testing.assert_allclose(log_kernel_sums(x, x, H), exact, atol=1e-4)
+    assert sum(pruned) / 2 < 0.2 * 2000**2
+
+
+def test_gains_over_near_pairs_are_those_over_all_however_far(pruned):
+    x, y = environments_like(2000, 0), environments_like(300, 1)
+    y[:100] += np.linspace(0.0, 2.0, 100)[:, None] / np.sqrt(53)
+    y[-1] = x[7]
+    np.testing.assert_allclose(entropy_gains(y, x, H), -direct(y, x), atol=1e-6)
+    assert sum(pruned) < 0.6 * 2000 * 300
+
+
+def test_the_bound_of_what_is_left_out_holds(pruned, monkeypatch):
+    monkeypatch.setattr(kernel_sums, "NEGLIGIBLE", 1e-3)
+    x = points(1500, 0, 6, spread=0.015)
+    missing = direct(x, x) - log_kernel_sums(x, x, H)
+    assert 1e-3 < missing.max() < 1500 * 1e-3
+    assert missing.min() > -1e-4
+
+
+def test_sets_that_grow_cost_what_is_added(pruned):
+    x, more = environments_like(3000, 0), environments_like(60, 1)
+    sums = KernelSums(H)
+    for part in (x[:1000], x[1000:1001], x[:0], x[1001:]):
+        sums.add(part)
+    before = sum(pruned)
+    sums.add(more)
+    assert sum(pruned) - before < 60 * 3000 < before
+    everything = np.vstack([x, more])
+    assert len(sums) == 3060
+    np.testing.assert_allclose(sums.log_sums, direct(everything, everything), atol=1e-4)
+    assert sums.entropy == pytest.approx(np.log(3060) - direct(everything, everything).mean(), rel=1e-6)
+
+
+def test_curve_of_a_large_set_is_the_entropy_of_each_beginning(pruned, monkeypatch):
+    monkeypatch.setattr(completeness, "DIRECT_PAIRS", 0)
+    frames = [environments_like(20, seed) for seed in range(30)]
+    expected = [np.log(20 * m) - direct(*[np.vstack(frames[:m])] * 2).mean() for m in (3, 30)]
+    np.testing.assert_allclose(completeness.entropy_curve(frames, [0, 3, 30], H), [0.0, *expected], rtol=1e-6)
+
+
+def test_copies_are_met_once(pruned):
+    x = np.repeat(environments_like(100, 0).astype(np.float32), 40, axis=0)
+    assert entropy(x, H) == pytest.approx(entropy(x[::40], H), rel=1e-9)
+    assert sum(pruned) < 2 * 100**2
+
+
+def test_rows_are_told_apart_where_keys_are_not(monkeypatch):
+    x = np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]], dtype=np.float32)
+    for keys in (kernel_sums._keys, lambda bits: np.zeros(len(bits), dtype=np.uint64)):
+        monkeypatch.setattr(kernel_sums, "_keys", keys)
+        first, places, counts = kernel_sums.distinct_rows(x)
+        assert x[first][places].tolist() == x.tolist() and sorted(counts) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_own_descriptors_of_quests_have_its_entropy(pruned):
+    quests = importlib.import_module("quests.entropy")
+    rng = np.random.default_rng(0)
+    crystals = [bulk("Cu", cubic=True).repeat(2), bulk("Si", cubic=True), bulk("NaCl", "rocksalt", a=5.6).repeat(2)]
+    for atoms in crystals:
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+    x = np.vstack(blind_environments(crystals)).astype(float)
+    y = np.vstack(blind_environments([crystals[0].repeat(2)])).astype(float)[:20] + 0.005
+    assert entropy(x) == pytest.approx(quests.entropy(x), abs=1e-6)
+    np.testing.assert_allclose(entropy_gains(y, x), quests.delta_entropy(y, x), atol=1e-6)
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_smallest_and_emptiest_sets(is_pruned, request):
+    if is_pruned:
+        request.getfixturevalue("pruned")
+    assert entropy(points(1, 0), H) == pytest.approx(0.0, abs=1e-9)
+    assert entropy(np.ones((70, 4)), H) == pytest.approx(0.0, abs=1e-9)
+    assert entropy(np.eye(70), H) == pytest.approx(np.log(70))
+    # No neighbours: nothing but zeros, and all alike.
+    assert entropy(np.zeros((50, 6), dtype=np.float32), H) == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_allclose(entropy_gains(np.zeros((2, 6)), np.zeros((50, 6)), H), -np.log(50))
+    assert len(entropy_gains(np.zeros((0, 6)), np.zeros((50, 6)), H)) == 0
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    x = points(50, 0)
+    x[7, 2] = np.nan
+    for call in (lambda: entropy(x, H), lambda: entropy_gains(points(3, 1), x, H), lambda: KernelSums(H).add(x)):
+        with pytest.raises(
+            ValueError, match="1 of 50 environments hold numbers that are not finite, the first is number 7"
+        ):
+            call()
+    with pytest.raises(ValueError, match="no environments: their entropy has no meaning"):
+        entropy(x[:0], H)
+    with pytest.raises(ValueError, match="no environments were added"):
+        _ = KernelSums(H).entropy
