@@ -135,7 +135,7 @@ def test_export_for_the_tools_of_mace(force_field, crystal, tmp_path):
 def test_named_weights_put_there_by_hand(old_file, crystal, kept, monkeypatch):
     kept.mkdir()
     shutil.copy(old_file, kept / "mace-medium-mpa-0.model")
-    with pytest.raises(CheckpointError, match="SHA-256 .* the published weights of MACE medium-mpa-0 have 75428afe"):
+    with pytest.raises(CheckpointError, match="SHA-256 .* those of MACE medium-mpa-0 have 75428afe"):
         MACEForceField().load()
     monkeypatch.setitem(mace.PUBLISHED, "medium-mpa-0", weights.file_hash(old_file))
     named, by_path = (evaluate([crystal], ff.load()) for ff in (MACEForceField(), MACEForceField(str(old_file))))
