@@ -41,7 +41,7 @@ NO, MAYBE, YES = 0, 1, 2
 
 
 @njit(cache=True, error_model="numpy")
-def next_match(start, cells, atoms, kinds, cell_2, atoms_2, kinds_2, ltol, stol, angle_tol):  # type: ignore[no-untyped-def]
+def next_match(start, cells, atoms, kinds, cell_2, atoms_2, kinds_2, ltol, stol, angle_tol):
     """Index of the first of several crystals, from `start` on, that is not ruled out, and the verdict on it.
 
     The index is their number where all are ruled out. cells: (m, 3, 3); atoms: (m, n, 3); kinds: (m, n); the rest as
@@ -55,7 +55,7 @@ def next_match(start, cells, atoms, kinds, cell_2, atoms_2, kinds_2, ltol, stol,
 
 
 @njit(cache=True, error_model="numpy")
-def compare(cell_1, atoms_1, kinds_1, cell_2, atoms_2, kinds_2, ltol, stol, angle_tol):  # type: ignore[no-untyped-def]
+def compare(cell_1, atoms_1, kinds_1, cell_2, atoms_2, kinds_2, ltol, stol, angle_tol):
     """Whether the matcher joins two crystals: NO and YES are certain, MAYBE is for it to say.
 
     cell_1, cell_2: (3, 3), primitive, of volume n, the number of atoms
@@ -104,7 +104,7 @@ def compare(cell_1, atoms_1, kinds_1, cell_2, atoms_2, kinds_2, ltol, stol, angl
 
 
 @njit(cache=True, error_model="numpy")
-def _fit(atoms_1, kinds_1, atoms_2, kinds_2, origin, metric, stol):  # type: ignore[no-untyped-def]
+def _fit(atoms_1, kinds_1, atoms_2, kinds_2, origin, metric, stol):
     """The verdict for one lattice; metric: (3, 3) of the mean lattice."""
     n = len(atoms_1)
     inverse, determinant = _inverse(metric[0], metric[1], metric[2])
@@ -160,7 +160,7 @@ def _fit(atoms_1, kinds_1, atoms_2, kinds_2, origin, metric, stol):  # type: ign
 
 
 @njit(cache=True, error_model="numpy")
-def _nearest_fit(number, target, option, limit):  # type: ignore[no-untyped-def]
+def _nearest_fit(number, target, option, limit):
     """Whether the nearest atoms are, without ties, an assignment with every displacement from the mean in the limit."""
     n = len(number)
     chosen = np.zeros((n, 3))
@@ -181,7 +181,7 @@ def _nearest_fit(number, target, option, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _radius(vectors):  # type: ignore[no-untyped-def]
+def _radius(vectors):
     """The longest difference from the mean of the vectors."""
     n = len(vectors)
     x, y, z = 0.0, 0.0, 0.0
@@ -194,7 +194,7 @@ def _radius(vectors):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _near_images(difference, reach, frame, limit, option, target, number, i):  # type: ignore[no-untyped-def]
+def _near_images(difference, reach, frame, limit, option, target, number, i):
     """Append the images of a difference that are shorter than the limit; returns how many there are then."""
     a, b, c = difference
     for x in range(math.ceil(a - reach[0]), math.floor(a + reach[0]) + 1):
@@ -214,7 +214,7 @@ def _near_images(difference, reach, frame, limit, option, target, number, i):  #
 
 
 @njit(cache=True, error_model="numpy")
-def _are_consistent(number, target, option, limit):  # type: ignore[no-untyped-def]
+def _are_consistent(number, target, option, limit):
     """Strike options that no option of some other atom goes with, until none is left to strike or an atom has none."""
     n = len(number)
     has_changed = True
@@ -250,7 +250,7 @@ def _are_consistent(number, target, option, limit):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, error_model="numpy")
-def _lattice_vectors(cell, shortest, longest):  # type: ignore[no-untyped-def]
+def _lattice_vectors(cell, shortest, longest):
     """All lattice vectors of lengths in a range: their coefficients, the vectors, their lengths."""
     inverse, _ = _inverse(cell[0], cell[1], cell[2])
     i, j, k = [math.floor(longest * _norm(inverse[:, axis]) + MARGIN) for axis in range(3)]
@@ -272,7 +272,7 @@ def _lattice_vectors(cell, shortest, longest):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _mean_metric(lengths_1, cosines_1, lengths_2, angles_2):  # type: ignore[no-untyped-def]
+def _mean_metric(lengths_1, cosines_1, lengths_2, angles_2):
     """(3, 3) of the lattice whose lengths and angles are the means of two; angles_2: degrees."""
     metric = np.empty((3, 3))
     for i in range(3):
@@ -285,7 +285,7 @@ def _mean_metric(lengths_1, cosines_1, lengths_2, angles_2):  # type: ignore[no-
 
 
 @njit(cache=True, error_model="numpy")
-def _triangle(metric):  # type: ignore[no-untyped-def]
+def _triangle(metric):
     """The lower triangular lattice of a metric."""
     frame = np.zeros((3, 3))
     frame[0, 0] = math.sqrt(metric[0, 0])
@@ -298,7 +298,7 @@ def _triangle(metric):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _within(norms, length, factor):  # type: ignore[no-untyped-def]
+def _within(norms, length, factor):
     """Which of the norms differ from a length by less than a factor."""
     chosen = np.empty(len(norms), dtype=np.int64)
     n = 0
@@ -310,7 +310,7 @@ def _within(norms, length, factor):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _cosines(angles, tolerance):  # type: ignore[no-untyped-def]
+def _cosines(angles, tolerance):
     """(3, 2): the lowest and the highest cosine of angles within the tolerance; degrees."""
     limits = np.empty((3, 2))
     for axis in range(3):
@@ -320,7 +320,7 @@ def _cosines(angles, tolerance):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _rarest(kinds):  # type: ignore[no-untyped-def]
+def _rarest(kinds):
     """The first atom of those whose kind is the rarest: the one that the matcher puts on others."""
     rarest, least = 0, len(kinds) + 1
     for k in range(len(kinds)):
@@ -333,7 +333,7 @@ def _rarest(kinds):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _inverse(a, b, c):  # type: ignore[no-untyped-def]
+def _inverse(a, b, c):
     """Inverse and determinant of the matrix with these rows."""
     determinant = _determinant(a, b, c)
     inverse = np.empty((3, 3))
@@ -346,12 +346,12 @@ def _inverse(a, b, c):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _determinant(a, b, c):  # type: ignore[no-untyped-def]
+def _determinant(a, b, c):
     return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
 
 
 @njit(cache=True, error_model="numpy")
-def _product(atoms, matrix):  # type: ignore[no-untyped-def]
+def _product(atoms, matrix):
     product = np.empty((len(atoms), 3))
     for k in range(len(atoms)):
         for axis in range(3):
@@ -362,16 +362,16 @@ def _product(atoms, matrix):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @njit(cache=True, error_model="numpy")
-def _norm(a):  # type: ignore[no-untyped-def]
+def _norm(a):
     return math.sqrt(_dot(a, a))
 
 
 @njit(cache=True, error_model="numpy")
-def _angle(a, b):  # type: ignore[no-untyped-def]
+def _angle(a, b):
     cosine = _dot(a, b) / (_norm(a) * _norm(b))
     return math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
