@@ -55,7 +55,9 @@ def write_curve_picture(data: CurveData, path: Path) -> None:
             axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
         else:
             axes.set_ylim(bottom=0)
-    panels[1].legend(frameon=False, fontsize=7)
+    panels[0].figure.legend(
+        *panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7
+    )
     panels[2].set_xlabel("Training frames")
     if is_logarithmic([row.n_train for row in data.rows]):
         panels[2].set_xscale("log")
