@@ -48,7 +48,7 @@ class Ledger:
         from ase.db import connect
 
         fresh = [atoms for atoms in structures if stage != "relax" or atoms.info.get("role") == "candidate"]
-        with warnings.catch_warnings(), connect(self.path) as database:
+        with warnings.catch_warnings(), connect(self.path, use_lock_file=False) as database:
             warnings.simplefilter("ignore", UserWarning)
             known = {row.structure_id: row for row in database.select(include_data=False)}
             for atoms in fresh:
@@ -65,7 +65,7 @@ class Ledger:
         """All rows as dictionaries in the order of their ids, without what differs from run to run."""
         from ase.db import connect
 
-        with connect(self.path) as database:
+        with connect(self.path, use_lock_file=False) as database:
             rows = [{"formula": row.formula, "n_atoms": row.natoms, **row.key_value_pairs} for row in database.select()]
         return sorted(rows, key=lambda row: row["structure_id"])
 
