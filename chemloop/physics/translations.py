@@ -14,7 +14,7 @@ MARGIN = 1e-6
 
 
 @njit(cache=True, error_model="numpy")
-def may_be_reduced(cell, atoms, kinds, rarest, n_units):  # type: ignore[no-untyped-def]
+def may_be_reduced(cell, atoms, kinds, rarest, n_units):
     """Whether pymatgen's `get_primitive_structure` might find a smaller cell; False is certain.
 
     It needs a translation between two atoms of the rarest kind that takes every atom near one of its kind, within twice
@@ -43,7 +43,7 @@ def may_be_reduced(cell, atoms, kinds, rarest, n_units):  # type: ignore[no-unty
 
 
 @njit(cache=True, error_model="numpy")
-def _is_translation(atoms, kinds, start, end, tolerance):  # type: ignore[no-untyped-def]
+def _is_translation(atoms, kinds, start, end, tolerance):
     for k in range(len(atoms)):
         found = False
         for other in range(len(atoms)):

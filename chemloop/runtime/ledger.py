@@ -34,7 +34,11 @@ KEPT = (
 
 
 class Ledger:
-    """One row per structure; `structure_id` names it, `stage` is the last stage that it reached."""
+    """One row per structure; `structure_id` names it, `stage` is the last stage that it reached.
+
+    It is opened without ASE's lock file, for which a driver waits for ever when another was killed while it wrote:
+    campaign.lock admits one driver already, and SQLite itself keeps readers apart from it.
+    """
 
     def __init__(self, path: Path):
         self.path = path

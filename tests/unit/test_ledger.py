@@ -1,5 +1,7 @@
 """structures.db: one row per structure, the same however often it is written."""
 
+from threading import Thread
+
 from ase.build import bulk
 from ase.db import connect
 
@@ -51,6 +53,16 @@ def test_writing_again_changes_nothing(tmp_path):
     assert len(ledger_rows) == 2
     assert [row["structure_id"] for row in twice.rows()] == [row["structure_id"] for row in ledger_rows]
     assert twice.rows() == ledger_rows
+
+
+def test_a_lock_file_of_a_killed_process_does_not_block(tmp_path):
+    ledger = Ledger(tmp_path / "structures.db")
+    (tmp_path / "structures.db.lock").touch()
+    writing = Thread(target=fill, args=[ledger], daemon=True)
+    writing.start()
+    writing.join(timeout=60)
+    assert not writing.is_alive()
+    assert len(ledger.rows()) == 2
 
 
 def test_ase_opens_it_with_energies(tmp_path):
