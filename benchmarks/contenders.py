@@ -24,7 +24,10 @@ Relaxer = Callable[[Sequence[Atoms]], list[Outcome]]
 
 
 def serve(connection: Connection, kind: str, force_field: Any, fmax: float, max_steps: int, threads: int) -> None:
-    """Relax what comes until None comes; the first message says that this process is loaded and warm."""
+    """Relax what comes until None comes, and answer with outcomes and CPU seconds; the first message says that this
+    process is loaded and warm."""
+    import time
+
     import torch
 
     torch.set_num_threads(threads)
@@ -33,7 +36,8 @@ def serve(connection: Connection, kind: str, force_field: Any, fmax: float, max_
         relaxer(warm_up())
     connection.send("ready")
     while (structures := connection.recv()) is not None:
-        connection.send(relaxer(structures))
+        begin = time.process_time()
+        connection.send((relaxer(structures), time.process_time() - begin))
 
 
 def warm_up() -> list[Atoms]:

@@ -37,7 +37,7 @@ def configured(model: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from chemloop.config import build
+    from chemloop.config import build, prefer_command_line
 
     conf = Path(__file__).parents[1] / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -45,6 +45,7 @@ def configured(model: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
         HydraConfig.instance().set_config(node)
         groups = OmegaConf.masked_copy(node, ["system", "model", "training", "outputs", "loop"])
         config: Any = OmegaConf.to_container(groups, resolve=True)
+    prefer_command_line(config, overrides)
     force_field, recipe = build(config["model"], "model"), build(config["training"], "training")
     return force_field, recipe if force_field.checkpoint is not None else recipe.for_untrained()
 

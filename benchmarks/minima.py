@@ -16,12 +16,15 @@ from ase.optimize.rfo import RFO
 from chemloop.physics.batching import FAILURES, Batching
 from chemloop.physics.calculator import PotentialCalculator, evaluate
 from chemloop.physics.limits import Limits, find_misshape, residual_force
-from chemloop.physics.relaxation import relax
+from chemloop.physics.relaxation import Relaxed, relax
 from chemloop.physics.stepping import Run, rfo, step_side_by_side
 
 SAME = 1.0
 """meV/atom within which two minima are one."""
 DISPLACEMENT = 0.02  # A
+BATCH = 8
+NUDGE = 1e-14  # A
+"""No more than rounding errors of double precision, which a batch makes in another order."""
 
 
 def unit_cell(atoms: Atoms) -> UnitCellFilter:
@@ -73,7 +76,7 @@ def side_by_side(
     structures: Sequence[Atoms], potential: Any, optimizer_of: Callable[[Atoms], Any], fmax: float, max_steps: int
 ) -> list[End]:
     runs = [Run(atoms, fmax, potential.cutoff, Limits()) for atoms in structures]
-    batching = Batching(8)
+    batching = Batching(BATCH)
     step_side_by_side(runs, lambda chosen: evaluate(chosen, potential, batching), max_steps, optimizer_of)
     return [
         End(run.steps[-1].get_potential_energy() / len(run.atoms), run.is_converged, run.n_evaluated)
@@ -110,8 +113,11 @@ def one_by_one(
     return ends
 
 
-def ours(structures: Sequence[Atoms], potential: Any, fmax: float, max_steps: int) -> list[End]:
-    results = relax(structures, potential, fmax, max_steps, "benchmark")
+def ours(structures: Sequence[Atoms], potential: Any, fmax: float, max_steps: int, batching: int = BATCH) -> list[End]:
+    return _ends(relax(structures, potential, fmax, max_steps, "benchmark", batching=batching))
+
+
+def _ends(results: Sequence[Relaxed]) -> list[End]:
     return [
         End(r.atoms.info["mlff_energy"] / len(r.atoms), r.atoms.info["converged"], r.n_steps + 1)
         if r.rejection is None
@@ -143,8 +149,8 @@ def compare_optimizers(model: str, force_field: Any, structures: Sequence[Atoms]
 def compare_with_ase(model: str, force_field: Any, structures: Sequence[Atoms], fmax: float, max_steps: int) -> None:
     """Print how often two ways end at the same energy, and where they do not.
 
-    The first two rows are about our code: the same optimiser, and the same basins. The last two are about the
-    landscape: from a random crystal two optimisers of ASE end in different minima as well.
+    The first two rows and the fourth are about our code: the same optimiser, and the same basins. The third is about
+    what can be asked of it, the last two about the landscape: two optimisers of ASE end in different minima as well.
     """
     single, double = (force_field.load("cpu", dtype) for dtype in ("float32", "float64"))
     own = force_field.reference_calculator()
@@ -152,24 +158,43 @@ def compare_with_ase(model: str, force_field: Any, structures: Sequence[Atoms], 
     limits = fmax, max_steps
 
     displaced = [_displaced(atoms, number, 0.0) for number, atoms in enumerate(structures)]
-    minima = [end.atoms for end in relax(displaced, single, 0.01, 500, "benchmark") if end.atoms.info["converged"]]
-    near = [_displaced(atoms, number, 0.01) for number, atoms in enumerate(minima)]
-    random_fire = one_by_one(displaced, own, fire, *limits)
-    random_ours = ours(displaced, single, *limits)
-    print(f"\n{model}: energies within {SAME:g} meV/atom, fmax {fmax:g} eV/A")
+    n_atoms = np.mean([len(atoms) for atoms in structures])
+    print(
+        f"\n{model}: {len(structures)} crystals of {n_atoms:.1f} atoms, fmax {fmax:g} eV/A, {max_steps} steps or fewer"
+    )
+    print(f"energies within {SAME:g} meV/atom", flush=True)
+    exact = one_by_one(displaced, PotentialCalculator(double), rfo, *limits)
     _print_parity(
-        "random crystals, double precision: ASE's RFO one by one, ours",
-        one_by_one(displaced, PotentialCalculator(double), rfo, *limits),
+        f"random crystals, double precision: ASE's RFO one by one, ours in batches of {BATCH}",
+        exact,
         ours(displaced, double, *limits),
     )
+    _print_parity(
+        "the same: ASE's RFO one by one, ours in batches of 1", exact, ours(displaced, double, *limits, batching=1)
+    )
+    _print_parity(
+        f"the same: ASE's RFO one by one, again with one atom moved by {NUDGE:g} A",
+        exact,
+        one_by_one([_nudged(atoms) for atoms in displaced], PotentialCalculator(double), rfo, *limits),
+    )
+    random_ours = relax(displaced, single, fmax, max_steps, "benchmark")
+    minima = [end.atoms for end in random_ours if end.atoms.info["converged"]]
+    near = [_displaced(atoms, number, 0.01) for number, atoms in enumerate(minima)]
     _print_parity("near minima: ASE's FIRE, ours", one_by_one(near, own, fire, *limits), ours(near, single, *limits))
     _print_parity(
         "random crystals: ASE's RFO with the backend's calculator, ours",
         one_by_one(displaced, own, rfo, *limits),
-        random_ours,
+        _ends(random_ours),
     )
-    _print_parity("random crystals: ASE's FIRE, ours", random_fire, random_ours)
+    random_fire = one_by_one(displaced, own, fire, *limits)
+    _print_parity("random crystals: ASE's FIRE, ours", random_fire, _ends(random_ours))
     _print_parity("random crystals: ASE's FIRE, ASE's BFGS", random_fire, one_by_one(displaced, own, bfgs, *limits))
+
+
+def _nudged(atoms: Atoms) -> Atoms:
+    copy = atoms.copy()
+    copy.positions[0, 0] += NUDGE
+    return copy
 
 
 def _displaced(atoms: Atoms, seed: int, strain: float) -> Atoms:

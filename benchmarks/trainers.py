@@ -1,15 +1,14 @@
-"""The backends' own trainers with the settings of one recipe; each returns seconds and errors on the valid frames.
+"""The backends' own trainers with the settings of one recipe; each returns its times and errors on the valid frames.
 
 Residuals of stresses are brought to those of the virial per atom with the mean volume per atom. Docstrings are names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +44,54 @@ class Task(NamedTuple):
         return float(np.sqrt(np.mean([(atoms.cell.volume / len(atoms)) ** 2 for atoms in self.train])))
 
 
-Trained = tuple[float, dict[str, float]]
+class Trained(NamedTuple):
+    """seconds: wall time of the trainer's whole call
+    step_s, step_cpu_s: wall and CPU seconds of a step and all that happens until the next, after the first epoch
+    frames_per_step: on average
+    errors: on the valid frames
+    """
+
+    seconds: float
+    step_s: float
+    step_cpu_s: float
+    frames_per_step: float
+    errors: dict[str, float]
+
+
+class Clock:
+    """Times of one training; torch tells it of every step of an optimizer."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.steps: list[tuple[float, float]] = []
+
+    def __enter__(self) -> Clock:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self.hook = register_optimizer_step_post_hook(self._note)
+        self.begin = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.end = time.perf_counter()
+        self.hook.remove()
+
+    def _note(self, *_: Any) -> None:
+        self.steps.append((time.perf_counter(), time.process_time()))
+
+    def trained(self, task: Task, errors: dict[str, float], frames_per_step: float | None = None) -> Trained:
+        """frames_per_step: where batches are not those of the recipe"""
+        per_epoch = len(self.steps) // self.epochs
+        (begin, cpu_begin), (end, cpu_end) = self.steps[per_epoch - 1], self.steps[-1]
+        n_steps = len(self.steps) - per_epoch
+        n_frames = min(len(task.train), per_epoch * int(task.recipe.batch_size))
+        return Trained(
+            self.end - self.begin,
+            (end - begin) / n_steps,
+            (cpu_end - cpu_begin) / n_steps,
+            frames_per_step or n_frames / per_epoch,
+            errors,
+        )
 
 
 def errors(valid: list[Atoms], calculator: Calculator) -> dict[str, float]:
@@ -101,16 +147,15 @@ def train_chgnet(task: Task) -> Trained:
 
     energy, force, virial = task.prefactors
     model = CHGNet.from_file(task.start.checkpoint)
-    begin = time.perf_counter()
-    trainer = Trainer(
-        model=model, targets="efs", criterion="MSE", optimizer="Adam", learning_rate=task.recipe.learning_rate,
-        energy_loss_ratio=energy, force_loss_ratio=force, stress_loss_ratio=virial * (task.volume_per_atom * GPa) ** 2,
-        scheduler="ExponentialLR", scheduler_params={"gamma": 1.0}, epochs=task.recipe.epochs, use_device="cpu",
-        print_freq=10**6,
-    )  # fmt: skip
-    trainer.train(loader(task.train), loader(task.valid), save_dir=str(task.folder), train_composition_model=True)
-    seconds = time.perf_counter() - begin
-    return seconds, errors(task.valid, CHGNetCalculator(trainer.model, use_device="cpu"))
+    with Clock(task.recipe.epochs) as clock:
+        trainer = Trainer(
+            model=model, targets="efs", criterion="MSE", optimizer="Adam", learning_rate=task.recipe.learning_rate,
+            energy_loss_ratio=energy, force_loss_ratio=force,
+            stress_loss_ratio=virial * (task.volume_per_atom * GPa) ** 2, scheduler="ExponentialLR",
+            scheduler_params={"gamma": 1.0}, epochs=task.recipe.epochs, use_device="cpu", print_freq=10**6,
+        )  # fmt: skip
+        trainer.train(loader(task.train), loader(task.valid), save_dir=str(task.folder), train_composition_model=True)
+    return clock.trained(task, errors(task.valid, CHGNetCalculator(trainer.model, use_device="cpu")))
 
 
 def train_sevennet(task: Task) -> Trained:
@@ -127,29 +172,30 @@ def train_sevennet(task: Task) -> Trained:
     energy, force, virial = task.prefactors
     checkpoint = load_checkpoint(task.start.checkpoint)
     model = checkpoint.build_model()
-    begin = time.perf_counter()
-    for name, frames in (("train", task.train), ("valid", task.valid)):
-        write_frames(task.folder / f"{name}.extxyz", frames, "y_")
-    keys = {"energy_key": "y_energy", "force_key": "y_forces", "stress_key": "y_stress"}
-    data = SevenNetGraphDataset(
-        cutoff=model.cutoff, root=str(task.folder), files=[str(task.folder / "train.extxyz")],
-        processed_name="train.pt", process_num_cores=1, **keys,
-    )  # fmt: skip
-    loader = DataLoader(data, batch_size=task.recipe.batch_size, shuffle=True)
-    criterion = torch.nn.MSELoss()
-    losses = [
-        (PerAtomEnergyLoss(criterion=criterion), energy),
-        (ForceLoss(criterion=criterion), force),
-        (StressLoss(criterion=criterion), virial * (task.volume_per_atom / 1602.1766208) ** 2),
-    ]
-    trainer = Trainer(model, losses, torch.optim.Adam, {"lr": task.recipe.learning_rate}, device="cpu")
-    for _ in range(task.recipe.epochs):
-        trainer.run_one_epoch(loader, is_train=True)
-    seconds = time.perf_counter() - begin
+    with Clock(task.recipe.epochs) as clock:
+        loaders = {}
+        for name, frames in (("train", task.train), ("valid", task.valid)):
+            write_frames(task.folder / f"{name}.extxyz", frames, "y_")
+            data = SevenNetGraphDataset(
+                cutoff=model.cutoff, root=str(task.folder / name), files=[str(task.folder / f"{name}.extxyz")],
+                processed_name=f"{name}.pt", process_num_cores=1, energy_key="y_energy", force_key="y_forces",
+                stress_key="y_stress",
+            )  # fmt: skip
+            loaders[name] = DataLoader(data, batch_size=task.recipe.batch_size, shuffle=name == "train")
+        criterion = torch.nn.MSELoss()
+        losses = [
+            (PerAtomEnergyLoss(criterion=criterion), energy),
+            (ForceLoss(criterion=criterion), force),
+            (StressLoss(criterion=criterion), virial * (task.volume_per_atom / 1602.1766208) ** 2),
+        ]
+        trainer = Trainer(model, losses, torch.optim.Adam, {"lr": task.recipe.learning_rate}, device="cpu")
+        for _ in range(task.recipe.epochs):
+            trainer.run_one_epoch(loaders["train"], is_train=True)
+            trainer.run_one_epoch(loaders["valid"])
     content = checkpoint.get_checkpoint_dict() | trainer.get_checkpoint_dict()
     content["config"]["version"] = sevenn.__version__  # else the weights are sorted a second time when read
     torch.save(content, task.folder / "trained.pth")
-    return seconds, errors(task.valid, SevenNetCalculator(str(task.folder / "trained.pth"), device="cpu"))
+    return clock.trained(task, errors(task.valid, SevenNetCalculator(str(task.folder / "trained.pth"), device="cpu")))
 
 
 def train_mace(task: Task) -> Trained:
@@ -181,13 +227,11 @@ def train_mace(task: Task) -> Trained:
     }  # fmt: skip
     arguments = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     parsed = tools.build_default_arg_parser().parse_args([*arguments, "--ema"])
-    begin = time.perf_counter()
-    run(parsed)
-    seconds = time.perf_counter() - begin
+    with Clock(recipe.epochs) as clock:
+        run(parsed)
     torch.set_default_dtype(torch.float32)
-    return seconds, errors(
-        task.valid, MACECalculator(str(task.folder / "own.model"), device="cpu", default_dtype="float32")
-    )
+    calculator = MACECalculator(str(task.folder / "own.model"), device="cpu", default_dtype="float32")
+    return clock.trained(task, errors(task.valid, calculator))
 
 
 def train_mattersim(task: Task) -> Trained:
@@ -218,25 +262,29 @@ def train_mattersim(task: Task) -> Trained:
             batch_size=task.recipe.batch_size, shuffle=shuffle, **cutoffs,
         )  # fmt: skip
 
-    begin = time.perf_counter()
-    potential.train_model(
-        loader(task.train, True), loader(task.valid, False), loss=torch.nn.MSELoss(), include_forces=True,
-        include_stresses=True, force_loss_ratio=force / energy,
-        stress_loss_ratio=virial / energy * (task.volume_per_atom * GPa) ** 2, epochs=task.recipe.epochs,
-        early_stop_patience=10**6, save_checkpoint=True, save_path=str(task.folder), ckpt_interval=10**6,
-    )  # fmt: skip
-    seconds = time.perf_counter() - begin
-    return seconds, errors(
-        task.valid, MatterSimCalculator(potential_of(str(task.folder / "best_model.pth")), device="cpu")
-    )
+    with Clock(task.recipe.epochs) as clock:
+        potential.train_model(
+            loader(task.train, True), loader(task.valid, False), loss=torch.nn.MSELoss(), include_forces=True,
+            include_stresses=True, force_loss_ratio=force / energy,
+            stress_loss_ratio=virial / energy * (task.volume_per_atom * GPa) ** 2, epochs=task.recipe.epochs,
+            early_stop_patience=10**6, save_checkpoint=True, save_path=str(task.folder), ckpt_interval=10**6,
+        )  # fmt: skip
+    trained = potential_of(str(task.folder / "best_model.pth"))
+    return clock.trained(task, errors(task.valid, MatterSimCalculator(trained, device="cpu")))
 
 
 def train_dpa3(task: Task) -> Trained:
-    """dp train (its own count of seconds, without the start)"""
+    """dp train"""
     import dpdata
     import torch
     from ase.calculators.singlepoint import SinglePointCalculator
+
+    from chemloop.model.dpa3_checkpoint import import_deepmd
+
+    import_deepmd()
     from deepmd.calculator import DP
+    from deepmd.pt.entrypoints.main import train
+    from deepmd.pt.utils import env
 
     energy, force, virial = task.prefactors
     base = torch.load(task.start.checkpoint, map_location="cpu", weights_only=False)
@@ -256,7 +304,11 @@ def train_dpa3(task: Task) -> Trained:
         folders = sorted(str(path) for path in (task.folder / name).iterdir())
         return {"systems": folders, "batch_size": task.recipe.batch_size}
 
-    n_steps = task.recipe.epochs * -(-len(task.train) // task.recipe.batch_size)
+    # a batch is of one number of atoms; where these have few frames, batches are smaller
+    sizes = Counter(len(atoms) for atoms in task.train).values()
+    batch_size = task.recipe.batch_size
+    frames_per_step = sum(n / len(task.train) * n / -(-n // batch_size) for n in sizes)
+    n_steps = round(task.recipe.epochs * len(task.train) / frames_per_step)
     rate = task.recipe.learning_rate
     loss: dict[str, Any] = {"type": "ener", "intensive_ener_virial": True}
     for key, prefactor in (("e", energy), ("f", force), ("v", virial)):
@@ -271,13 +323,14 @@ def train_dpa3(task: Task) -> Trained:
         },
     }  # fmt: skip
     (task.folder / "input.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "deepmd", "--pt", "train", "input.json", "--skip-neighbor-stat"]
-    command += ["--init-model", str(Path(task.start.checkpoint).resolve())]
-    done = subprocess.run(command, cwd=task.folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"dp train failed:\n{done.stderr[-2000:]}")
-    seconds = sum(float(part) for part in re.findall(r"total wall time = ([0-9.]+) s", done.stdout + done.stderr))
-    return seconds, errors(task.valid, DP(str(task.folder / "model.ckpt.pt")))
+    base_path = str(Path(task.start.checkpoint).resolve())
+    with contextlib.chdir(task.folder), Clock(task.recipe.epochs) as clock:
+        train(
+            "input.json", init_model=base_path, restart=None, finetune=None, init_frz_model=None, model_branch="",
+            skip_neighbor_stat=True,
+        )  # fmt: skip
+    env.CUSTOM_OP_USE_JIT = False  # train has set it, the calculator cannot compile what it brings
+    return clock.trained(task, errors(task.valid, DP(str(task.folder / "model.ckpt.pt"))), frames_per_step)
 
 
 TRAINERS: dict[str, Callable[[Task], Trained]] = {

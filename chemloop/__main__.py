@@ -25,12 +25,13 @@ IS_DEBUGGING = "HYDRA_FULL_ERROR" in os.environ
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def run(node: DictConfig) -> None:
     """One campaign, or one point of a sweep."""
-    from chemloop.config import campaign_name, chosen_options, load
+    from chemloop.config import campaign_name, chosen_options, load, prefer_command_line
     from chemloop.runtime.campaign import Campaign
 
     config = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     try:
         config["options"] = chosen_options(HydraConfig.get(), CONF)
+        prefer_command_line(config, HydraConfig.get().overrides.task)
         for key in ("outputs", "label_cache"):
             config[key] = str(Path(config[key]).resolve())
         settings = load(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -178,6 +179,21 @@ def chosen_options(hydra_config: Any, conf: Path) -> dict[str, str]:
         known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
         raise ConfigError(f"{RECIPE}={recipe}: no such recipe; there are {', '.join(known)}")
     return {key: choices[key] for key in choices if not key.startswith("hydra/")}
+
+
+def prefer_command_line(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Leave out of training.untrained what the command line says of training: a key given there holds for all models.
+
+    overrides: as given, e.g. `training.epochs=3`
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    training = config["training"]
+    if isinstance(training, dict) and isinstance(training.get("untrained"), dict):
+        training["untrained"] = {
+            key: value
+            for key, value in training["untrained"].items()
+            if f"training.{key}" not in given or given & {"training.untrained", f"training.untrained.{key}"}
+        }
 
 
 def campaign_name(name: str | None, settings: Settings) -> str:

@@ -64,7 +64,7 @@ def find_file(checkpoint: str) -> Path:
     Raises: WeightsUnavailable, CheckpointError
     """
     from chemloop.model.potential import find_checkpoint
-    from chemloop.model.weights import fetch_weights, is_reachable
+    from chemloop.model.weights import fetch_weights
 
     named = published()
     if checkpoint not in named:
@@ -79,8 +79,7 @@ def find_file(checkpoint: str) -> Path:
 
     # the same file lies on several hosts, not all of which can be reached from everywhere
     hosts = list(dict.fromkeys(str(urlsplit(url).hostname) for url in entry["urls"]))
-    host = next((host for host in hosts[:-1] if is_reachable(host)), hosts[-1])
-    return fetch_weights(checkpoint, entry["filename"], host, download, entry["sha256"])
+    return fetch_weights(checkpoint, entry["filename"], hosts, download, entry["sha256"])
 
 
 def read_file(path: Path, head: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -202,10 +201,14 @@ def load_network(path: Path, head: str | None, dtype: str) -> tuple[Any, dict[st
 
 
 def file_content(network: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What `torch.save` writes for deepmd-kit: one head, in the precision of the network."""
+    """What `torch.save` writes for deepmd-kit: one head, in the precision of the network.
+
+    A file of deepmd-kit itself that was left by a training has the same under `model`, beside the state of an
+    optimizer; `dp train --init-model` takes either.
+    """
     precision = network.atomic_model.descriptor.precision
     parameters = copy.deepcopy(parameters)
     for part in ("descriptor", "fitting_net"):
         parameters.setdefault(part, {})["precision"] = precision
     state: dict[str, Any] = {f"model.{ONE_HEAD}.{key}": value for key, value in network.state_dict().items()}
-    return {"model": state | {"_extra_state": {"model_params": parameters, "train_infos": {"lr": 0.0, "step": 0}}}}
+    return state | {"_extra_state": {"model_params": parameters, "train_infos": {"lr": 0.0, "step": 0}}}

@@ -175,7 +175,7 @@ class MACEForceField:
         return fetch_weights(
             f"MACE {checkpoint}",
             f"mace-{checkpoint}.model",
-            "github.com",
+            ["github.com"],
             lambda target: _download(checkpoint, target),
             PUBLISHED[checkpoint],
         )

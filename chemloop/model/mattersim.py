@@ -146,7 +146,7 @@ class MatterSimForceField:
         if checkpoint not in PUBLISHED:
             return find_checkpoint(checkpoint, dict.fromkeys(PUBLISHED, Path()), "mattersim")
         file_name, published = PUBLISHED[checkpoint]
-        path = fetch_weights(checkpoint, file_name, "raw.githubusercontent.com", partial(_download, file_name))
+        path = fetch_weights(checkpoint, file_name, ["raw.githubusercontent.com"], partial(_download, file_name))
         content = path.read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         if found != published:

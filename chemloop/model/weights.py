@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chemloop.runtime.disk import file_hash
@@ -19,11 +20,12 @@ def weights_folder() -> Path:
 
 
 def fetch_weights(
-    name: str, file_name: str, host: str, download: Callable[[Path], None], sha256: str | None = None
+    name: str, file_name: str, hosts: Sequence[str], download: Callable[[Path], None], sha256: str | None = None
 ) -> Path:
     """The file of named weights in `weights_folder()`, downloaded by the backend's own means when it is not there.
 
-    host: that `download` asks; tried first, so that a machine without a network does not wait for time limits
+    hosts: of which `download` asks one after the other; all are tried first, at the same time, so that a machine
+        without a network does not wait for time limits
     download: writes the weights to the path that it is given
     sha256: of the published file
     Raises: WeightsUnavailable, naming the path at which a file brought by hand is found; CheckpointError when the
@@ -32,8 +34,10 @@ def fetch_weights(
     path = weights_folder() / file_name
     if not path.exists():
         by_hand = f"put the file at {path}, or set model.checkpoint to its path"
-        if not is_reachable(host):
-            raise WeightsUnavailable(f"the weights of {name} are not here and {host} cannot be reached: {by_hand}")
+        if not is_any_reachable(hosts):
+            raise WeightsUnavailable(
+                f"the weights of {name} are not here and {' or '.join(hosts)} cannot be reached: {by_hand}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
         try:
@@ -47,6 +51,12 @@ def fetch_weights(
             f"{path} has the SHA-256 {found}, those of {name} have {sha256}: delete the file to fetch it again"
         )
     return path
+
+
+def is_any_reachable(hosts: Sequence[str]) -> bool:
+    """Whether one of the hosts can be reached; it takes no longer than the slowest of them."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        return any([*pool.map(is_reachable, hosts)])
 
 
 def is_reachable(host: str, port: int = 443, timeout_s: float = 5) -> bool:

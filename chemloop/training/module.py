@@ -80,12 +80,15 @@ class FineTuning(LightningModule):
         self.restored_plateau: dict[str, Any] | None = None
         self.weights = weights
         self.average = MovingAverage(self.weights, recipe.ema_decay)
-        self.equal_average = EqualAverage(self.weights)
+        self.equal_average = EqualAverage(self.weights if recipe.swa_epochs else [])
         self.consolidation = consolidation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.recipe.optimizer]
-        optimizer = kind(self.weights, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        # a fused step takes a quarter of the time; Lightning does not clip gradients of mixed precision before one
+        is_fused = "mixed" not in self.recipe.precision
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        optimizer = kind(self.weights, lr=rate, weight_decay=decay, fused=is_fused)
         if self.recipe.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 optimizer, factor=self.recipe.decay_factor, patience=self.recipe.decay_epochs, threshold=0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from chemloop.config import build, prefer_command_line
 from chemloop.runtime.errors import ConfigError
 from chemloop.training.recipe import Recipe
 from chemloop.training.schedule import Schedule
@@ -99,6 +100,22 @@ def test_an_untrained_model_has_values_of_its_own():
         Recipe(untrained={"epoch": 40})
     with pytest.raises(ConfigError, match=r"training.epochs = 0: must be 1 or above"):
         Recipe(untrained={"epochs": 0})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "rate"),
+    [
+        ([], 20, 5e-3),
+        (["training.epochs=3"], 3, 5e-3),
+        (["++training.epochs=3", "training.learning_rate=1e-4"], 3, 1e-4),
+        (["training.epochs=3", "training.untrained.epochs=7"], 7, 5e-3),
+    ],
+)
+def test_the_command_line_holds_for_models_with_random_weights_too(compose_config, overrides, epochs, rate):
+    config = compose_config("model=dpa3", *overrides)
+    prefer_command_line(config, ["model=dpa3", *overrides])
+    recipe = build(config["training"], "training").for_untrained()
+    assert (recipe.epochs, recipe.learning_rate, recipe.stop_learning_rate) == (epochs, rate, 5e-5)
 
 
 def test_second_phase_is_constant():
