@@ -13,9 +13,10 @@ export OMP_WAIT_POLICY := PASSIVE
 
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --quiet
 PINS := requirements/constraints.txt
+CLUSTER := launchers/devcluster/devcluster.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env run report-demo test browser lint clean
+.PHONY: help env run report-demo test browser cluster lint clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -46,6 +47,9 @@ lint: env  ## check style and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+cluster:  ## start a real SLURM on this Debian machine, for tests/cluster; stop it: launchers/devcluster/devcluster.sh down
+	@$(CLUSTER) up
 
 clean:  ## remove the environment and all caches; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
