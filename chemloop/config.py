@@ -12,10 +12,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from chemloop.compute import Compute
 from chemloop.loop import LoopSettings
 from chemloop.protocols import ForceField, Generator, Labeler, Selector
 from chemloop.runtime.errors import ChemLoopError, ConfigError
-from chemloop.runtime.submit import Compute
 from chemloop.system import System
 from chemloop.tracker import Tracker
 from chemloop.training.recipe import Recipe
