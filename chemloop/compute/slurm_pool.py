@@ -127,7 +127,7 @@ class SlurmPool:
                 os.listdir(item.folder)
             reason = self.reason(rounds[name], task)
             if reason is not None:
-                tqdm.write(f"notice: {reason}; its {len(items)} unfinished items start again")
+                tqdm.write(f"notice: {reason}; its unfinished items ({len(items)}) start again")
             back.append(HandedBack(items, reason))
         return back
 

@@ -23,6 +23,9 @@ from chemloop.runtime.slurm_job import answer_probe
 if TYPE_CHECKING:
     from chemloop.compute.slurm import SlurmResource
 
+ANSWER = "answer.json"
+QUESTION = "question"
+MAX_PROBES = 3
 VALID_S = 86400
 POLL_S = 0.5
 GRACE_S = 10
@@ -41,25 +44,40 @@ def probe(folder: Path, key: str, resource: SlurmResource, python: str | None) -
     answer = probes_folder(folder) / f"{key}-{digest}.json"
     if answer.exists() and 0 <= time.time() - answer.stat().st_mtime < VALID_S:
         return
-    place = answer.with_suffix("") / uuid.uuid4().hex[:8]
-    place.mkdir(parents=True)
-    question = "question"
-    (place / question).touch()
-    found = place / "answer.json"
-    name = f"chemloop.probe.{digest}.{place.name}"
+    for attempt in range(MAX_PROBES):
+        place = answer.with_suffix("") / uuid.uuid4().hex[:8]
+        place.mkdir(parents=True)
+        job = send(place, key, resource, python)
+        if (place / ANSWER).exists():
+            write_json(answer, read_json(place / ANSWER))
+            return
+        # a job that somebody cancelled, or whose node was lost, says nothing about either
+        if is_verdict(place, job) or attempt == MAX_PROBES - 1:
+            raise ConfigError(why_not(place, key, job))
+
+
+def send(place: Path, key: str, resource: SlurmResource, python: str | None) -> QueuedJob | None:
+    """Queue a probe that answers into `place`, and wait for it; returns how it ended.
+
+    Raises: ConfigError where sbatch refuses it
+    """
+    (place / QUESTION).touch()
+    name = f"chemloop.probe.{place.parent.name}.{place.name}"
     try:
-        call = functools.partial(answer_probe, str(found), question)
-        submit(place, name, [call], resource, 1, python)
+        submit(place, name, [functools.partial(answer_probe, str(place / ANSWER), QUESTION)], resource, 1, python)
     except SubmissionFailed as error:
         raise ConfigError(f"sbatch refused a job of compute.{key}: {error}") from error
     try:
-        job = wait(name, found, resource.partition)
+        return wait(name, place / ANSWER, resource.partition)
     except BaseException:
         cancel(job for job in my_jobs() if job.name == name)
         raise
-    if not found.exists():
-        raise ConfigError(why_not(place, key, job))
-    write_json(answer, read_json(found))
+
+
+def is_verdict(place: Path, job: QueuedJob | None) -> bool:
+    """Whether a job without an answer came to its own end, as opposed to being ended."""
+    printed = "".join(path.read_text(errors="replace") for path in place.glob("*_log.out"))
+    return job is not None and job.state in ("COMPLETED", "FAILED") and "CANCELLED AT" not in printed
 
 
 def probes_folder(folder: Path) -> Path:
@@ -99,7 +117,9 @@ def why_not(place: Path, key: str, job: QueuedJob | None) -> str:
             f"{where} left nothing in {place}: campaigns on a cluster need a folder that all its nodes share; choose"
             " one with outputs=FOLDER"
         )
-    lines = [line for line in logs[0].read_text(errors="replace").splitlines() if line.strip()]
+    printed = logs[0].read_text(errors="replace").splitlines()
+    # SLURM's own last words only repeat that it failed
+    lines = [line for line in printed if line.strip() and not line.startswith(("srun:", "slurmstepd"))]
     return (
         f"{where} could not start ChemLoop: {lines[-1] if lines else 'it printed nothing'} (log: {logs[0]}). Jobs need"
         f" the driver's environment: set it up with compute.{key}.modules or compute.{key}.setup"

@@ -80,7 +80,7 @@ def test_cancelled_job_is_noticed_and_its_items_start_again(stage, capfd):
     cancel(alive(toy))
     assert driver.wait() == 0 and time.monotonic() - begin < 60
     printed = capfd.readouterr().out
-    assert "ended as CANCELLED" in printed and "1 unfinished items start again" in printed
+    assert "ended as CANCELLED" in printed and "its unfinished items (1) start again" in printed
     assert [attempts(toy, number) for number in (0, 1)] == [2, 2]
 
 

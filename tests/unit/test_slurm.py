@@ -34,14 +34,18 @@ def test_configuration_is_complete_once_the_time_limits_are_given(compose_config
         ([*TIMES, "compute.gpu.max_jobs=0"], "max_jobs = 0: must be 1 or above"),
         ([*TIMES, r'compute.cpu.account="a\nrm -rf ~"'], "account = 'a.*must be printable characters on one line"),
         ([*TIMES, "compute.cpu.partition=''"], "partition = '': must be printable"),
-        ([*TIMES, "compute.cpu.arguments={output: x}"], "arguments has 'output'"),
-        ([*TIMES, "compute.cpu.arguments={'a b': x}"], "arguments has 'a b': must be an option of sbatch"),
+        ([*TIMES, "+compute.cpu.arguments.output=x"], "arguments has 'output'"),
         ([*TIMES, "compute.queue_s=100"], "queue_s = 100: must be above 0 and at most 30"),
     ],
 )
 def test_bad_configuration_is_one_sentence(compose_config, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load(compose_config("compute=slurm", *[text.replace(r"\n", "\n") for text in overrides]))
+
+
+def test_name_of_an_option_cannot_carry_shell():
+    with pytest.raises(ConfigError, match="arguments has 'a; rm x': must be an option of sbatch"):
+        SlurmResource("cpu", 30, arguments={"a; rm x": "1"})
 
 
 @pytest.fixture
@@ -70,11 +74,8 @@ def cluster(monkeypatch):
 
     fake = Cluster()
     monkeypatch.setattr(slurm.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(
-        slurm,
-        "partitions",
-        lambda: [Partition("gpu", 60.0, True), Partition("cpu", 60.0, True), Partition("old", None, False)],
-    )
+    known = [Partition("gpu", 60.0, True), Partition("cpu", 60.0, True), Partition("old", None, False)]
+    monkeypatch.setattr(slurm, "partitions", lambda: known)
     for module in (slurm_pool, slurm_probe):
         monkeypatch.setattr(module, "submit", fake.submit)
         monkeypatch.setattr(module, "my_jobs", fake.my_jobs)
@@ -132,6 +133,18 @@ def test_environment_without_chemloop_is_found_by_the_probe(cluster, tmp_path, m
     cluster.jobs = [QueuedJob("7", None, "FAILED", "0:00", "node3", "NonZeroExitCode", "other")]
     with pytest.raises(ConfigError, match="compute.gpu could not start ChemLoop: .*No module named 'chemloop'.*setup"):
         slurm_probe.probe(tmp_path / "jobs", "gpu", SlurmResource("gpu", 30), None)
+
+
+def test_probe_that_somebody_cancelled_is_sent_again(cluster, tmp_path, monkeypatch):
+    def submit(folder, name, calls, *_):
+        cluster.submitted.append((name, calls))
+        cluster.jobs = [QueuedJob("7", None, "CANCELLED", "0:00", "node3", "None", name)]
+        if len(cluster.submitted) == 2:
+            calls[0]()
+
+    monkeypatch.setattr(slurm_probe, "submit", submit)
+    slurm_probe.probe(tmp_path / "jobs", "gpu", SlurmResource("gpu", 30), None)
+    assert len(cluster.submitted) == 2
 
 
 def test_folder_that_is_not_shared_is_found_by_the_probe(cluster, tmp_path):
