@@ -100,6 +100,14 @@ def parse_tasks(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def is_queued(id: str) -> bool:
+    """Whether one job waits or runs.
+
+    Raises: QueueUnavailable
+    """
+    return any(job.id == id and job.is_alive for job in my_jobs())
+
+
 def partitions() -> list[Partition]:
     """Raises: QueueUnavailable"""
     rows = [line.split("|") for line in ask(["sinfo", "--noheader", "--format=%R|%l|%a"]).splitlines()]

@@ -284,3 +284,21 @@ def test_workflows_need_a_campaign(compose_config, tmp_path):
         settings = load(config)
         with pytest.raises(CampaignError, match="there is no campaign"):
             settings.workflow.run(Campaign(tmp_path / "none"), settings, config)
+
+
+def test_lock_of_a_driver_whose_job_ended_on_another_node_is_taken_over(tmp_path, monkeypatch):
+    campaign = Campaign(tmp_path)
+    alive = QueuedJob("12", None, "RUNNING", "1:00", "node1", "None", "chemloop-driver")
+    monkeypatch.setattr(queue, "my_jobs", lambda: [alive])
+    (tmp_path / "campaign.lock").write_text("node1 4711 12\n")
+    with pytest.raises(CampaignError, match="driven by process 4711 on node1"), campaign.drive():
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with campaign.drive():
+        assert (tmp_path / "campaign.lock").read_text().split()[2] == "12"
+    (tmp_path / "campaign.lock").write_text("node1 4711 13\n")
+    with campaign.drive():
+        pass
+    (tmp_path / "campaign.lock").write_text("node1 4711\n")
+    with pytest.raises(CampaignError), campaign.drive():
+        pass
