@@ -12,10 +12,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import submitit
 
 from chemloop.compute import HandedBack
 from chemloop.runtime import worker
@@ -24,6 +23,9 @@ from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.inherited import interrupts_ignored, thread_variables, variables
 from chemloop.runtime.item import Item
+
+if TYPE_CHECKING:
+    import submitit
 
 
 @dataclass
@@ -146,6 +148,8 @@ class LocalPool:
 
     def start(self, items: Sequence[Item]) -> None:
         """Give all items to every worker, each beginning elsewhere: what one has taken the others skip."""
+        import submitit
+
         n_workers = min(len(items), self.resource.workers or n_cores())
         logging.getLogger("submitit").setLevel(logging.WARNING)
         python = {} if self.python is None else {f"{self.cluster}_python": shlex.quote(self.python)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chemloop.compute.slurm_pool import CANCELLED, ROUND
+from chemloop.compute.slurm_round import CANCELLED, ROUND
 from chemloop.runtime.disk import read_json, write_whole
 from chemloop.runtime.queue import QueuedJob, cancel, my_jobs
 

@@ -1,28 +1,21 @@
-"""The jobs of one stage in SLURM's queue: who holds which items, which jobs are gone, and what became of them.
-
-jobs/0003/round.json   one submission: the name of its jobs, which tells them from all others, and the items of each
-jobs/0003/             submitit's script, logs and pickles of that submission
-jobs/CANCELLED         workflow=cancel was here; a driver that sees it stops
-"""
+"""The jobs of one stage in SLURM's queue: who holds which items, which jobs are gone, and what became of them."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from chemloop.compute import HandedBack
+from chemloop.compute.slurm_round import CANCELLED, Round, job_name, rounds_in
 from chemloop.compute.slurm_script import SubmissionFailed, submit
-from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import CampaignError, ChemLoopError, ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.queue import QueuedJob, QueueUnavailable, cancel, largest_array, my_jobs
@@ -31,45 +24,9 @@ from chemloop.runtime.slurm_job import Work
 if TYPE_CHECKING:
     from chemloop.compute.slurm import SlurmResource
 
-CANCELLED = "CANCELLED"
-ROUND = "round.json"
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
 RETRY_S = 15
 MAX_RETRIES = 40
-
-
-@dataclass(frozen=True)
-class Round:
-    """One submission, `<stage>/jobs/0003/`: an array with one task per list of items, or one job for a single list."""
-
-    folder: Path
-    name: str
-    items: tuple[tuple[str, ...], ...]
-    mem_gb: float
-
-    @classmethod
-    def read(cls, folder: Path) -> Round:
-        known: dict[str, Any] = read_json(folder / ROUND)
-        return cls(folder, known["name"], tuple(map(tuple, known["items"])), known["mem_gb"])
-
-    def write(self) -> None:
-        write_json(self.folder / ROUND, {"name": self.name, "items": self.items, "mem_gb": self.mem_gb})
-
-    def log(self, task: int) -> Path | None:
-        """What a task printed, where it came to that."""
-        pattern = "*_0_log.out" if len(self.items) == 1 else f"*_{task}_0_log.out"
-        return max(self.folder.glob(pattern), default=None, key=lambda path: path.stat().st_mtime)
-
-
-def rounds_in(folder: Path) -> list[Round]:
-    """The submissions of a stage, oldest first."""
-    return [Round.read(path.parent) for path in sorted(folder.glob(f"*/{ROUND}"))]
-
-
-def job_name(label: str, folder: Path) -> str:
-    """Safe in any script, and of this round only: the folder is in it."""
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")
-    return f"chemloop.{readable}.{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
 class SlurmPool:

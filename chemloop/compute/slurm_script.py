@@ -9,10 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.helpers import clean_env
-
 from chemloop.runtime.inherited import thread_variables, variables
 
 if TYPE_CHECKING:
@@ -37,6 +33,10 @@ def submit(
 
     Raises: SubmissionFailed
     """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.helpers import clean_env
+
     executor = submitit.SlurmExecutor(folder, python=None if python is None else shlex.quote(python))
     executor.update_parameters(**parameters(name, resource), array_parallelism=n_at_once)
     inherited = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from chemloop.compute.slurm_pool import rounds_in
+from chemloop.compute.slurm_round import rounds_in
 from chemloop.config import load
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ChemLoopError
