@@ -53,7 +53,7 @@ def test_jobs_that_outlive_their_driver_are_waited_for(stage):
 
 
 def test_ctrl_c_ends_the_driver_and_leaves_the_jobs(stage, capfd):
-    toy = stage("sleep", "sleep")
+    toy = stage("sleep 15", "sleep 15")
     driver = start_driver(toy)
     wait_until_begun(toy)
     driver.send_signal(signal.SIGINT)
@@ -73,7 +73,7 @@ def test_fatal_error_cancels_the_other_jobs(stage):
 
 
 def test_cancelled_job_is_noticed_and_its_items_start_again(stage, capfd):
-    toy = stage("sleep", "sleep")
+    toy = stage("sleep 15", "sleep 15")
     driver = start_driver(toy)
     wait_until_begun(toy)
     begin = time.monotonic()
