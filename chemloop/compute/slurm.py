@@ -15,6 +15,9 @@ from chemloop.runtime.queue import Partition, QueueUnavailable, partitions
 OURS = ("array", "chdir", "error", "job-name", "open-mode", "output", "signal", "time", "partition", "mem")
 """Options of sbatch that have a key of their own or are not free."""
 
+SHORTEST_MIN = 5
+"""SLURM may warn a job a minute early: one with a shorter limit would be warned when it begins, and never end."""
+
 
 @dataclass
 class SlurmResource:
@@ -44,7 +47,13 @@ class SlurmResource:
     setup: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for key, lowest in (("time_min", 1), ("cpus", 1), ("gpus", 0), ("max_jobs", 1), ("items_per_job", 0)):
+        for key, lowest in (
+            ("time_min", SHORTEST_MIN),
+            ("cpus", 1),
+            ("gpus", 0),
+            ("max_jobs", 1),
+            ("items_per_job", 0),
+        ):
             if getattr(self, key) < lowest:
                 raise ConfigError(f"compute {key} = {getattr(self, key)}: must be {lowest} or above")
         if not self.mem_gb > 0:

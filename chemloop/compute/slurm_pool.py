@@ -47,16 +47,20 @@ class SlurmPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        alive = [job for job in self.jobs.values() if job.is_alive]
-        if kind is None or not alive:
+        is_fatal = kind is not None and issubclass(kind, ChemLoopError) and not issubclass(kind, CampaignError)
+        is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if not is_fatal and not is_stopped:
             return
-        if issubclass(kind, ChemLoopError) and not issubclass(kind, CampaignError):
-            try:
+        names = {round.name for round in self.rounds}
+        try:
+            alive = [job for job in my_jobs() if job.name in names and job.is_alive]
+            if is_fatal:
                 cancel(alive)
-            except QueueUnavailable as error:
-                tqdm.write(f"notice: its {len(alive)} jobs could not be cancelled: {error}")
-        elif issubclass(kind, KeyboardInterrupt):
-            tqdm.write(f"{len(alive)} jobs go on in the queue; workflow=cancel would end them")
+            elif alive:
+                n_jobs = sum(job.n_tasks for job in alive)
+                tqdm.write(f"{n_jobs} jobs go on in the queue; workflow=cancel would end them")
+        except QueueUnavailable as error:
+            tqdm.write(f"notice: SLURM does not answer, its jobs are left as they are: {error}")
 
     def handed_back(self, pending: Sequence[Item]) -> list[HandedBack]:
         """Items whose job is gone, job by job, and those that were never given to any."""

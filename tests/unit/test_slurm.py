@@ -28,7 +28,7 @@ def test_configuration_is_complete_once_the_time_limits_are_given(compose_config
     ("overrides", "message"),
     [
         (["compute.cpu.time_min=30"], r"compute\.\w+\.time_min has no value; set it with compute\.\w+\.time_min="),
-        ([*TIMES, "compute.cpu.time_min=0"], "compute time_min = 0: must be 1 or above"),
+        ([*TIMES, "compute.cpu.time_min=0"], "compute time_min = 0: must be 5 or above"),
         ([*TIMES, "compute.cpu.mem_gb=0"], "mem_gb = 0: must be above 0"),
         ([*TIMES, "compute.gpu.gpus=0"], "device = cuda with gpus = 0: ask for a GPU, or compute on the cpu"),
         ([*TIMES, "compute.gpu.max_jobs=0"], "max_jobs = 0: must be 1 or above"),
