@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures, write_structures
+from chemloop.physics.structures import read_structures, without, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.item import Item
 from chemloop.runtime.label_cache import LabelCache
@@ -36,7 +36,12 @@ class Label(Stage):
     def run(self, item: Item) -> Sequence[str]:
         (atoms,) = read_structures(item.folder / "input.extxyz")
         cache = LabelCache(Path(self.settings.label_cache))
-        protocol = Protocol(self.settings.labeler, self.settings.loop.label, cache)
+
+        def note_progress(done: int, total: int) -> None:
+            write_json(item.folder / "progress.json", {"done": done, "total": total})
+
+        folder = item.folder / "calculations"
+        protocol = Protocol(self.settings.labeler, self.settings.loop.label, cache, folder, note_progress)
         labelled = protocol.label(atoms, item.task["seed"], self.is_reference)
         assert labelled.relaxed is not None
         write_structures(item.folder / OUTPUT, labelled.frames)
@@ -61,5 +66,22 @@ class Label(Stage):
     def final_files(self) -> list[Path]:
         return [*super().final_files(), self.folder / RELAXED]
 
+    def failures(self) -> list[dict[str, str]]:
+        """Items that failed, and single calculations of items that did not: item and reason."""
+        notes = sorted((self.folder / "items").glob("*/label.json"))
+        single = [
+            {"item": path.parent.name, "reason": reason} for path in notes for reason in read_json(path)["reasons"]
+        ]
+        return super().failures() + single
+
     def record_in(self, ledger: Ledger) -> None:
-        ledger.record(read_structures(self.folder / RELAXED), self.name, self.iteration)
+        """The relaxed structures, and those that have no label, each with what failed."""
+        reasons: dict[str, list[str]] = {}
+        for failure in self.failures():
+            reasons.setdefault(failure["item"], []).append(failure["reason"])
+        relaxed = {atoms.info["id"]: atoms for atoms in read_structures(self.folder / RELAXED)}
+        for number, found in reasons.items():
+            (atoms,) = read_structures(self.folder / "items" / number / "input.extxyz")
+            name = atoms.info["id"]
+            relaxed.setdefault(name, without(atoms, "mlff")).info["label_failure"] = "; ".join(found)
+        ledger.record(list(relaxed.values()), self.name, self.iteration)
