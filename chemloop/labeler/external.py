@@ -40,9 +40,16 @@ class ExternalLabeler(ABC):
 
         Raises: ItemFailed, retryable, after `timeout_min`. Another bad end is for `read` to explain
         """
+        # a checkout that is not installed is found from its own folder only
+        here = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         with open(workdir / LOG, "ab") as log:
             process = subprocess.Popen(
-                self.command(workdir), cwd=workdir, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self.command(workdir),
+                cwd=workdir,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, here))},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 process.wait(self.timeout_min * 60)

@@ -22,7 +22,7 @@ STAGES = ("seed", "generate", "relax", "screen", "select", "label", "curate", "f
 
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
-    *("outputs", "label_cache", "system.downloads", "generator.downloads", "loop.max_iterations"),
+    *("outputs", "label_cache", "label_cache_gb", "system.downloads", "generator.downloads", "loop.max_iterations"),
     *("model.python", "generator.python", "labeler.python"),
     *("labeler.executable", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
     *("labeler.n_ranks", "labeler.mpi", "labeler.datasets"),

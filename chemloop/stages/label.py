@@ -35,7 +35,7 @@ class Label(Stage):
 
     def run(self, item: Item) -> Sequence[str]:
         (atoms,) = read_structures(item.folder / "input.extxyz")
-        cache = LabelCache(Path(self.settings.label_cache))
+        cache = LabelCache(Path(self.settings.label_cache), self.settings.label_cache_gb)
 
         def note_progress(done: int, total: int) -> None:
             write_json(item.folder / "progress.json", {"done": done, "total": total})

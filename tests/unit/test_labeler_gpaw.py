@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -36,13 +35,8 @@ def workdir(tmp_path):
     return folder
 
 
-@pytest.fixture
-def on_path(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-
-
 @needs_gpaw
-def test_single_point_and_ranks(datasets, tmp_path, on_path):
+def test_single_point_and_ranks(datasets, tmp_path):
     """Li with its 1s electrons; the same numbers on two MPI ranks where there is MPI."""
     results = []
     for n_ranks in (1, 2) if shutil.which("mpiexec") else (1,):
@@ -62,7 +56,7 @@ def test_single_point_and_ranks(datasets, tmp_path, on_path):
 
 
 @needs_gpaw
-def test_relaxation_interrupted_and_continued(datasets, workdir, on_path):
+def test_relaxation_interrupted_and_continued(datasets, workdir):
     start = lithium_sulfide(5.9)
     start.positions[0] += 0.1
     short = GpawLabeler(datasets=datasets, max_steps=1, fmax=0.2, **COARSE)
@@ -84,7 +78,7 @@ def test_relaxation_interrupted_and_continued(datasets, workdir, on_path):
 
 
 @needs_gpaw
-def test_timeout(datasets, workdir, on_path):
+def test_timeout(datasets, workdir):
     labeler = GpawLabeler(datasets=datasets, timeout_min=0.01)
     labeler.write(lithium_sulfide(), "relax", workdir)
     with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.01 min") as caught:
@@ -100,7 +94,7 @@ def test_no_dataset(workdir, tmp_path):
 
 
 @needs_gpaw
-def test_output_of_another_structure(datasets, workdir, on_path):
+def test_output_of_another_structure(datasets, workdir):
     labeler = GpawLabeler(datasets=datasets, **COARSE)
     labeler.write(lithium_sulfide(), "static", workdir)
     from chemloop.physics.structures import set_results, write_structures

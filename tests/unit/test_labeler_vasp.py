@@ -1,7 +1,6 @@
 """labeler=vasp without VASP: inputs against pymatgen's own, recorded outputs, and a stand-in that replays them."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -78,7 +77,6 @@ def labeler(**settings) -> VaspLabeler:
 def compute(workdir, monkeypatch, *script: dict, name: str = "relax", kind: str = "relax", **settings) -> list[Atoms]:
     vasp = labeler(**settings)
     monkeypatch.setenv("STANDIN", json.dumps(script))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     vasp.write(recorded_start(name), kind, workdir)
     vasp.run(workdir)
     return vasp.read(workdir)
