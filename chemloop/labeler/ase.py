@@ -4,6 +4,7 @@ than most of these calculations."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,7 +85,7 @@ class InProcessLabeler(ABC):
 
 @dataclass
 class AseLabeler(InProcessLabeler):
-    """calculator: `_target_`, the class of an ASE calculator, and its arguments."""
+    """calculator: `_target_`, the class of an ASE calculator, and its arguments; paths among them are absolute."""
 
     remembers_steps: ClassVar[bool] = True
 
@@ -95,3 +96,9 @@ class AseLabeler(InProcessLabeler):
 
     def build_calculator(self) -> Calculator:
         return build_calculator(self.calculator, "labeler.calculator")
+
+    def run(self, workdir: Path) -> None:
+        """As above, in `workdir`, where calculators leave their own files."""
+        folder = workdir.resolve()
+        with chdir(folder):
+            super().run(folder)

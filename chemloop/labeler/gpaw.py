@@ -62,6 +62,11 @@ class GpawLabeler(ExternalLabeler):
             if element not in atomic_numbers or not 0 < n_electrons <= atomic_numbers[element]:
                 raise ConfigError(f"labeler.valence.{element} = {n_electrons}: must be an element and its electrons")
 
+    @property
+    def n_cores(self) -> int:
+        """That one calculation keeps busy."""
+        return self.n_ranks
+
     def settings_id(self) -> str:
         theory = (self.cutoff, self.k_density, self.valence, self.smearing, self.is_spin_polarized)
         return f"gpaw-pbe-{digest(*theory, self.fmax, self.max_steps)}"

@@ -32,7 +32,7 @@ FUNCTIONALS = ("PBE", "PBE_52", "PBE_54", "PBE_64")
 class VaspLabeler(ExternalLabeler):
     """VASP as configured in `conf/labeler/vasp.yaml`.
 
-    executable: the command line that runs VASP, e.g. `srun vasp_std`
+    executable: the command line that runs VASP, e.g. `srun vasp_std`; n_cores: that it keeps busy, for core hours
     k_density: k-points per A^-3 of the reciprocal cell, the mesh is centred on Gamma
     incar: INCAR keys that replace those of MPRelaxSet; they change the level of theory
     potcar_functional: the folder of POTCARs in the user's pymatgen configuration
@@ -41,6 +41,7 @@ class VaspLabeler(ExternalLabeler):
     """
 
     executable: str = "vasp_std"
+    n_cores: int = 1
     k_density: int = 64
     incar: dict[str, Any] = field(default_factory=dict)
     potcar_functional: str = "PBE"
@@ -49,7 +50,7 @@ class VaspLabeler(ExternalLabeler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, least in (("k_density", 1), ("max_corrections", 0)):
+        for key, least in (("k_density", 1), ("n_cores", 1), ("max_corrections", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"labeler.{key} = {getattr(self, key)}: must be {least} or above")
         if self.poll_s <= 0:

@@ -24,7 +24,7 @@ FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
     *("outputs", "label_cache", "label_cache_gb", "system.downloads", "generator.downloads", "loop.max_iterations"),
     *("model.python", "generator.python", "labeler.python"),
-    *("labeler.executable", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
+    *("labeler.executable", "labeler.n_cores", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
     *("labeler.n_ranks", "labeler.mpi", "labeler.datasets"),
 )
 """Settings that decide where and for how long, never what comes out: they may change between runs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,13 +62,17 @@ class LabelSettings:
 
 @dataclass
 class Labelled:
-    """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled."""
+    """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled.
+
+    timings: of each calculation that was not in the cache, its kind, number of atoms and core seconds
+    """
 
     frames: list[Atoms] = field(default_factory=list)
     relaxed: Atoms | None = None
     reasons: list[str] = field(default_factory=list)
     n_too_forceful: int = 0
     n_too_close: int = 0
+    timings: list[tuple[str, int, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -91,8 +96,7 @@ class Protocol:
         """
         self._check_distances(atoms)
         result = Labelled()
-        starts = [atoms] if is_reference else []
-        starts += [self._perturbed(atoms, seed, "relax", k) for k in range(self.settings.n_perturbations)]
+        starts = self.starts(atoms, seed, is_reference)
         n_all = len(starts) + self.settings.n_static
         for number, start in enumerate(starts):
             steps = self._compute(start, "relax", result)
@@ -111,6 +115,20 @@ class Protocol:
                 self._keep(self._compute(shot, "static", result), atoms, "static", result)
                 self.on_progress(len(starts) + number + 1, n_all)
         return result
+
+    def starts(self, atoms: Atoms, seed: int, is_reference: bool) -> list[Atoms]:
+        """Where the relaxations of a structure begin."""
+        copies = [self._perturbed(atoms, seed, "relax", k) for k in range(self.settings.n_perturbations)]
+        return [atoms, *copies] if is_reference else copies
+
+    def n_cached(self, atoms: Atoms, seed: int, is_reference: bool) -> int:
+        """How many relaxations of a structure are in the cache."""
+        settings_id = self.labeler.settings_id()
+        try:
+            starts = self.starts(atoms, seed, is_reference)
+        except ItemFailed:
+            return 0
+        return sum(self.cache.key(start, "relax", settings_id) in self.cache for start in starts)
 
     def _check_distances(self, atoms: Atoms) -> None:
         if self.settings.min_distance_scale == 0:
@@ -138,9 +156,12 @@ class Protocol:
             return known
         with self._workdir(key) as folder:
             try:
+                begin = time.monotonic()
                 self.labeler.write(atoms, kind, folder)
                 self.labeler.run(folder)
                 frames = self.labeler.read(folder)
+                cores = getattr(self.labeler, "n_cores", 1)
+                result.timings.append((kind, len(atoms), round((time.monotonic() - begin) * cores, 3)))
             except ItemFailed as error:
                 if error.retryable:
                     raise

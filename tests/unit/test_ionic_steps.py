@@ -1,11 +1,17 @@
 """A relaxation that was interrupted goes on from its last ionic step and computes none twice."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.spacegroup import crystal
 
+from chemloop.config import build
 from chemloop.labeler.ase import AseLabeler
 from chemloop.labeler.ionic_steps import StepFolder, continued_trajectory
 from chemloop.physics.limits import residual_force
@@ -73,3 +79,35 @@ def test_ase_labeler_remembers(tmp_path):
     frames = labeler.read(tmp_path)
     assert len(list((tmp_path / "steps").glob("*.extxyz"))) == len(frames) > 3
     assert {frame.info["energy_frame"] for frame in frames} == {labeler.settings_id()}
+
+
+def test_ase_labeler_leaves_the_files_of_its_calculator_in_the_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "calculation"
+    folder.mkdir()
+    labeler = AseLabeler(0.01, 1, {"_target_": "tests.unit.test_ionic_steps.LoggingEMT"})
+    labeler.write(strained(), "static", folder)
+    labeler.run(folder.relative_to(tmp_path))
+    assert (folder / "emt.log").exists() and not (tmp_path / "emt.log").exists()
+
+
+class LoggingEMT(EMT):
+    def calculate(self, *args, **kwargs):
+        Path("emt.log").write_text("computed")
+        super().calculate(*args, **kwargs)
+
+
+@pytest.mark.skipif(shutil.which("cp2k_shell.psmp") is None, reason="CP2K is not installed: apt-get install cp2k")
+def test_cp2k_as_configured(tmp_path, monkeypatch):
+    """Li2S by labeler=cp2k; coarser, so that it takes seconds."""
+    monkeypatch.setenv("CP2K_DATA_DIR", "/usr/share/cp2k")
+    node = yaml.safe_load((Path(__file__).parents[2] / "conf/labeler/cp2k.yaml").read_text())
+    node["calculator"]["cutoff"] = 2721.0
+    labeler = build(node, "labeler")
+    cell = [5.72] * 3 + [90] * 3
+    atoms = crystal(["Li", "S"], [(0.25, 0.25, 0.25), (0, 0, 0)], spacegroup=225, cellpar=cell, primitive_cell=True)
+    labeler.write(atoms, "static", tmp_path)
+    labeler.run(tmp_path)
+    (frame,) = labeler.read(tmp_path)
+    assert np.abs(frame.arrays["label_forces"]).max() < 0.01
+    assert frame.info["label_energy"] / 27.2114 == pytest.approx(-25.1, abs=0.5)
