@@ -113,4 +113,4 @@ def summary(cache: LabelCache) -> list[str]:
         f"{name}: {n_calculations[name]} calculations, {n_frames[name]} frames of {'-'.join(sorted(elements[name]))}"
         for name in sorted(n_calculations)
     ]
-    return [*lines, f"{cache.folder}: {sum(n_calculations.values())} calculations, {size / 1e6:.1f} MB ({bound})"]
+    return [*lines, f"{cache.folder}: {sum(n_calculations.values())} calculations, {size / 1e6:.3g} MB ({bound})"]
