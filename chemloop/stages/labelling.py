@@ -99,7 +99,7 @@ class Protocol:
         starts = self.starts(atoms, seed, is_reference)
         n_all = len(starts) + self.settings.n_static
         for number, start in enumerate(starts):
-            steps = self._compute(start, "relax", result)
+            steps = self.compute(start, "relax", result)
             self.on_progress(number + 1, n_all)
             if steps:
                 rng = np.random.default_rng(derived_seed(seed, "steps", number))
@@ -112,7 +112,7 @@ class Protocol:
         if result.relaxed.info["converged"]:
             for number in range(self.settings.n_static):
                 shot = self._perturbed(result.relaxed, seed, "static", number)
-                self._keep(self._compute(shot, "static", result), atoms, "static", result)
+                self._keep(self.compute(shot, "static", result), atoms, "static", result)
                 self.on_progress(len(starts) + number + 1, n_all)
         return result
 
@@ -149,7 +149,8 @@ class Protocol:
         )
         return perturb(atoms, (least, largest), (least_strain, largest_strain), rng, self.settings.min_distance_scale)
 
-    def _compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
+    def compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
+        """The frames of one calculation, from the cache where it has them; none, and a reason, where it failed."""
         key = self.cache.key(atoms, kind, self.labeler.settings_id())
         known = self.cache.get(key)
         if known is not None:

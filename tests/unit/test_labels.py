@@ -115,7 +115,7 @@ def test_frames_with_close_atoms_are_left_out_and_counted(tmp_path):
     assert result.n_too_close == 0
     close.set_cell(0.5 * close.cell.array, scale_atoms=True)
     squeezed = protocol(tmp_path, SpringLabeler())
-    squeezed._keep(squeezed._compute(close, "static", result), close, "static", result)
+    squeezed._keep(squeezed.compute(close, "static", result), close, "static", result)
     assert result.n_too_close == 1
 
 
