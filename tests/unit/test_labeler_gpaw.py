@@ -155,3 +155,29 @@ def test_smoke_experiment_is_a_valid_configuration():
     settings = config.load({**OmegaConf.to_container(node, resolve=True), "options": options})
     assert isinstance(settings.labeler, GpawLabeler) and options == {"labeler": "gpaw"}
     assert settings.loop.n_labelled >= 8 and settings.generator.max_atoms <= 12
+
+
+@needs_gpaw
+@pytest.mark.parametrize("gentle_helps", [True, False])
+def test_scf_that_diverges_is_tried_once_more_with_slow_mixing(tmp_path, monkeypatch, gentle_helps):
+    from chemloop.labeler.gpaw_job import GENTLE, PatientGpaw
+
+    built = []
+
+    class Impatient(PatientGpaw):
+        def _build(self, **more):
+            built.append(more)
+            limit = {} if built[1:] and gentle_helps else {"maxiter": 2}
+            return super()._build(**more, **limit)
+
+    monkeypatch.chdir(tmp_path)
+    job = {"cutoff": 200.0, "mesh": [1, 1, 1], "setups": {}, "smearing": 0.05, "is_spin_polarized": False}
+    atoms = lithium_sulfide()
+    atoms.calc = Impatient(job)
+    if gentle_helps:
+        assert np.isfinite(atoms.get_potential_energy())
+    else:
+        with pytest.raises(ItemFailed, match="the SCF diverged twice, also with slow mixing") as caught:
+            atoms.get_potential_energy()
+        assert not caught.value.retryable
+    assert built == [{}, {"mixer": GENTLE}]
