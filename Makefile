@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 PYTEST_ARGS ?=
+STRUCTURES ?= 600
+# Of the tests of the report; the first that there is.
+CHROMIUM ?= chromium chromium-browser google-chrome
 
 # One thread per process: two spinning OpenMP threads on a busy machine are some 50 times slower than one.
 export OMP_NUM_THREADS := 1
@@ -13,11 +16,11 @@ PINS := requirements/constraints.txt
 DFT_PACKAGES := g++ libxc-dev libopenblas-dev libopenmpi-dev openmpi-bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env dft dft-packages run test lint clean
+.PHONY: help env dft dft-packages run report-demo test browser lint clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 env: $(VENV)/.project  ## build the environment (about three minutes, 3 GB; goes on where it was interrupted)
 
@@ -32,8 +35,21 @@ dft-packages:
 run: env  ## explore Li-P-S, or anything else: make run ARGS="system=li-p-s model=sevennet"
 	@$(VENV)/bin/python -m chemloop $(ARGS)
 
-test: env  ## run the tests: make test PYTEST_ARGS="tests/unit -k hull"
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+report-demo: env  ## write a report to look at, without a campaign, and print its path: make report-demo STRUCTURES=10000
+	@$(VENV)/bin/python -m chemloop.report.demonstration outputs/report-demo.html --structures $(STRUCTURES)
+
+test: env browser  ## run the tests: make test PYTEST_ARGS="tests/unit -k hull"
+	@CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+browser:
+	@for name in $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's chromium for the tests of the report"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+	    echo "tests/browser needs Chromium: sudo apt-get install chromium, or name the one you have: make test CHROMIUM=/path/to/it" >&2; \
+	    exit 1; \
+	fi
 
 lint: env  ## check style and types
 	@$(VENV)/bin/ruff check .

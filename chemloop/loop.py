@@ -1,6 +1,6 @@
 """The closed loop, readable top to bottom, and the rule that ends it.
 
-seed -> [ generate -> relax -> screen -> select -> label -> curate -> finetune ] until complete
+seed -> [ generate -> relax -> screen -> describe -> select -> label -> curate -> finetune ] until complete
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chemloop.physics.completeness import is_complete
+from chemloop.physics.completeness import CRITERIA, Completeness, is_complete
 from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import read_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.stages.curate import Curate, CurateSettings
+from chemloop.stages.describe import Describe, DescribeSettings
+from chemloop.stages.exploration import COMPLETENESS
 from chemloop.stages.finetune import Finetune
 from chemloop.stages.generate import Generate, GenerateSettings
 from chemloop.stages.label import Label
@@ -27,23 +30,50 @@ from chemloop.stages.stage import Stage
 if TYPE_CHECKING:
     from chemloop.config import Settings
 
-FIRST: tuple[type[Stage], ...] = (Prepare, Seed, Curate, Finetune)
-EVERY: tuple[type[Stage], ...] = (Generate, Relax, Screen, Select, Label, Curate, Finetune)
+FIRST: tuple[type[Stage], ...] = (Prepare, Seed, Describe, Curate, Finetune)
+EVERY: tuple[type[Stage], ...] = (Generate, Relax, Screen, Describe, Select, Label, Curate, Finetune)
 
 
 @dataclass
 class StopSettings:
-    """The space counts as complete when the entropy at fixed sample size grew less than `tolerance_nats` over the last
-    `patience` iterations and dH/dN of the training set is below `growth_limit_nats_per_frame`."""
+    """The space counts as complete when all criteria are met, after more iterations than `patience`.
 
+    criteria: any of
+        entropy: at fixed sample size it grew less than `tolerance_nats` over the last `patience` iterations
+        growth: dH/dN of the training set is below `growth_limit_nats_per_frame`
+        environment_coverage, motif_coverage: the lower end of the 95 % interval is not below the limit of that name
+    """
+
+    criteria: list[str] = field(default_factory=lambda: ["entropy", "growth"])
     tolerance_nats: float = 0.01
     patience: int = 2
     growth_limit_nats_per_frame: float = 1e-4
+    environment_coverage: float = 0.95
+    motif_coverage: float = 0.95
 
     def __post_init__(self) -> None:
+        unknown = [criterion for criterion in self.criteria if criterion not in CRITERIA]
+        if unknown or not self.criteria:
+            raise ConfigError(
+                f"loop.stop.criteria = [{', '.join(self.criteria)}]: must be one or more of {', '.join(CRITERIA)}"
+            )
+        for key in ("environment_coverage", "motif_coverage"):
+            if not 0 < getattr(self, key) < 1:
+                raise ConfigError(f"loop.stop.{key} = {getattr(self, key):g}: must be between 0 and 1")
         for key in ("tolerance_nats", "growth_limit_nats_per_frame", "patience"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"loop.stop.{key} = {getattr(self, key):g}: must be above 0")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Of the criteria in use."""
+        values = (
+            self.tolerance_nats,
+            self.growth_limit_nats_per_frame,
+            self.environment_coverage,
+            self.motif_coverage,
+        )
+        return {name: value for name, value in zip(CRITERIA, values, strict=True) if name in self.criteria}
 
 
 @dataclass
@@ -64,6 +94,7 @@ class LoopSettings:
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     relax: RelaxSettings = field(default_factory=RelaxSettings)
     screen: ScreenSettings = field(default_factory=ScreenSettings)
+    describe: DescribeSettings = field(default_factory=DescribeSettings)
     label: LabelSettings = field(default_factory=LabelSettings)
     curate: CurateSettings = field(default_factory=CurateSettings)
     stop: StopSettings = field(default_factory=StopSettings)
@@ -112,20 +143,19 @@ def run_loop(
 
 def stop_reason(campaign: Campaign, settings: Settings, iteration: int) -> str | None:
     """Why the loop ends after this iteration, or None where it goes on."""
-    curated = [Curate(campaign, settings, number).metrics for number in range(iteration + 1)]
+    history = [completeness_of(campaign, settings, number) for number in range(iteration + 1)]
     stop = settings.loop.stop
-    verdict = is_complete(
-        [metrics["curate/entropy_nats"] for metrics in curated],
-        [metrics["curate/entropy_growth_nats_per_frame"] for metrics in curated],
-        stop.tolerance_nats,
-        stop.patience,
-        stop.growth_limit_nats_per_frame,
-    )
+    verdict = is_complete(history, stop.limits, stop.patience)
     if verdict.complete:
         return verdict.reason
     if iteration >= settings.loop.max_iterations:
         return f"loop.max_iterations = {settings.loop.max_iterations} reached; {verdict.reason}"
     return None
+
+
+def completeness_of(campaign: Campaign, settings: Settings, iteration: int) -> Completeness:
+    """What an iteration whose curate stage is finished says of completeness."""
+    return Completeness.from_json(read_json(Curate(campaign, settings, iteration).folder / COMPLETENESS))
 
 
 def finished_iterations(campaign: Campaign, settings: Settings) -> Iterator[list[Stage]]:

@@ -1,22 +1,77 @@
-"""Is the chemical space exhausted? Entropies that can be compared, their growth, and the stop rule."""
+"""Is the chemical space exhausted? What an iteration says of it, the stop rule, and one sentence for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from chemloop.physics.entropy import BANDWIDTH, DIRECT_PAIRS, entropy, log_kernel_sums, used_columns
-from chemloop.physics.kernel_sums import KernelSums
+from chemloop.physics.unseen import Estimate, bunching, chao1, coverage_with_error, expected_new_with_error
+
+# Of the stop rule: what may be asked for, and what it is about.
+CRITERIA = ("entropy", "growth", "environment_coverage", "motif_coverage")
 
 
-class FixedSizeEntropy(NamedTuple):
-    """mean: nats; standard_error: of that mean, nats; 0 where every resample was the whole set."""
+@dataclass(frozen=True)
+class Seen:
+    """What the generated structures so far say of the kinds of environment, or of motif, that they have not shown.
 
-    mean: float
-    standard_error: float
+    n_samples: structures generated that count as samples; references do not
+    n_seen: kinds that they hold; n_known: how many of those a reference holds too
+    coverage: share of the kinds in a further structure that is expected to have been seen
+    estimated: number of kinds seen and unseen, a lower bound (Chao2)
+    further: structures that an iteration brought on average; expected_new: kinds that as many more would bring
+    """
+
+    n_samples: int
+    n_seen: int
+    coverage: Estimate
+    estimated: Estimate
+    further: int
+    expected_new: Estimate
+    n_known: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers; estimates as {value, standard_error, low, high}."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value._asdict() if isinstance(value, Estimate) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Seen:
+        values: dict[str, Any] = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in content.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How complete the space was after one iteration; None where there is nothing that could tell.
+
+    entropy, entropy_error: nats, at the campaign's fixed sample size
+    growth, growth_error: dH/dN of the training set, nats per frame
+    overlap, overlap_error: share of this iteration's new environments that were known before it
+    environments, motifs: kinds of them in the generated structures of all iterations up to this one
+    """
+
+    iteration: int
+    entropy: float
+    entropy_error: float | None
+    growth: float
+    overlap: float | None = None
+    overlap_error: float | None = None
+    environments: Seen | None = None
+    motifs: Seen | None = None
+    growth_error: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value.to_json() if isinstance(value, Seen) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Completeness:
+        values: dict[str, Any] = {k: Seen.from_json(v) if isinstance(v, dict) else v for k, v in content.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -30,103 +85,113 @@ class Verdict:
         return self.complete
 
 
-def entropy_at(x: np.ndarray, n: int, repeats: int, bandwidth: float = BANDWIDTH, seed: int = 0) -> FixedSizeEntropy:
-    """Entropy of n environments drawn from x without replacement, averaged over repeated draws.
+def seen(
+    counts: np.ndarray,
+    n_samples: int,
+    is_in_references: np.ndarray,
+    first_hosts: Sequence[Hashable],
+    further: int,
+    seed: int = 0,
+) -> Seen | None:
+    """What generated structures say of the kinds that they hold, and of those that nobody has seen; None where no
+    structure holds any.
 
-    The entropy of n environments cannot exceed log n, so sets of different sizes are compared at the same n only.
-    The standard error is that of the repeated draws from this x; it does not tell how x itself was sampled.
+    References are no samples: they were not drawn by the generator. A kind that only they hold counts as not seen, for
+    whether the generator finds again what is known tells what else it would find.
 
-    x: (n_x, n_features)
-    Raises: ValueError when x has fewer than n environments, n is below 1 or repeats below 2
+    counts, is_in_references: (n_kinds,) structures generated that hold each kind, and whether a reference does
+    first_hosts: (n_kinds,) the first structure generated that holds it; anything where none does
+    further: number of structures for which to predict
     """
-    if not 1 <= n <= len(x) or repeats < 2:
-        raise ValueError(
-            f"{repeats} samples of {n} out of {len(x)} environments:"
-            " the sample size must be from 1 to the number of environments, the repeats above 1"
-        )
-    if n == len(x):
-        return FixedSizeEntropy(entropy(x, bandwidth), 0.0)
-    rng = np.random.default_rng(seed)
-    draws = [entropy(x[rng.choice(len(x), size=n, replace=False)], bandwidth) for _ in range(repeats)]
-    return FixedSizeEntropy(float(np.mean(draws)), float(np.std(draws, ddof=1) / np.sqrt(repeats)))
-
-
-def entropy_curve(environments: Sequence[np.ndarray], sizes: Sequence[int], bandwidth: float = BANDWIDTH) -> np.ndarray:
-    """Entropy of the first frames of a selection, for growing numbers of frames.
-
-    Each pair of environments is met once at most, however many sizes are asked for.
-
-    environments: per frame (n_atoms, n_features), in the order of selection
-    sizes: increasing numbers of frames from 0 (entropy 0) to all
-    Returns: (n_sizes,) nats
-    """
-    (x,) = used_columns(np.vstack(environments))
-    ends = np.concatenate([[0], np.cumsum([len(frame) for frame in environments])])
-    ends = ends[np.asarray(sizes, dtype=int)]
-    if len(x) ** 2 > DIRECT_PAIRS:
-        return _large_curve(x, ends, bandwidth)
-    sums = np.zeros(0)
-    curve = []
-    for end in ends:
-        added = x[len(sums) : end]
-        known = np.logaddexp(sums, log_kernel_sums(x[: len(sums)], added, bandwidth))
-        sums = np.concatenate([known, log_kernel_sums(added, x[:end], bandwidth)])
-        curve.append(np.log(end) - sums.mean() if end else 0.0)
-    return np.array(curve)
-
-
-def _large_curve(x: np.ndarray, ends: np.ndarray, bandwidth: float) -> np.ndarray:
-    sums = KernelSums(bandwidth)
-    curve = []
-    for end in ends:
-        sums.add(x[len(sums) : end])
-        curve.append(sums.entropy if end else 0.0)
-    return np.array(curve)
-
-
-def entropy_growth(
-    environments: Sequence[np.ndarray], window_fraction: float = 0.1, bandwidth: float = BANDWIDTH
-) -> float:
-    """dH/dN at the end of a selection, in nats per frame: what the last frames added to the entropy, per frame.
-
-    With N frames in the order of selection and w = max(1, round(window_fraction N)), it is (H_N - H_(N-w)) / w, where
-    H_M is equation (1) for all environments of the first M frames and H_0 = 0. It is negative where the last frames
-    repeat what was there. While everything is new, H is log n and this is about 1/N.
-
-    environments: per frame (n_atoms, n_features), at least one frame, in the order of selection
-    Source: figure 3a of the paper
-    """
-    n = len(environments)
-    window = max(1, round(window_fraction * n))
-    before, after = entropy_curve(environments, [n - window, n], bandwidth)
-    return float((after - before) / window)
-
-
-def is_complete(
-    entropies: Sequence[float], gradients: Sequence[float], tolerance: float, patience: int, gradient_limit: float
-) -> Verdict:
-    """The stop rule: the space is complete when its entropy has stopped growing and more frames add next to nothing.
-
-    entropies: nats, at one fixed sample size, one per iteration from the first to the last
-    gradients: dH/dN in nats per frame, one per iteration
-    tolerance: nats; growth of the entropy over the last `patience` iterations must be below it
-    gradient_limit: nats per frame; the last dH/dN must be below it
-    Raises: ValueError when the two series differ in length or patience is below 1
-    """
-    if patience < 1 or len(entropies) != len(gradients):
-        raise ValueError(
-            f"patience = {patience} with {len(entropies)} entropies and {len(gradients)} gradients:"
-            " patience must be above 0, and each iteration has one of each"
-        )
-    if len(entropies) <= patience:
-        reason = f"{len(entropies)} iterations so far, the stop rule needs {patience + 1}"
-        return Verdict(False, f"not complete: {reason}")
-    growth = entropies[-1] - entropies[-1 - patience]
-    is_flat, is_exhausted = bool(growth < tolerance), bool(gradients[-1] < gradient_limit)
-    reason = (
-        f"the entropy at fixed sample size grew by {growth:.3g} nats over {patience} iterations"
-        f" ({'below' if is_flat else 'not below'} the tolerance of {tolerance:g}) and dH/dN is {gradients[-1]:.3g} nats"
-        f" per frame ({'below' if is_exhausted else 'not below'} the limit of {gradient_limit:g})"
+    if not np.any(counts):
+        return None
+    clusters = bunching(host for host, count in zip(first_hosts, counts, strict=True) if count == 1)
+    return Seen(
+        n_samples=n_samples,
+        n_seen=int(np.sum(counts > 0)),
+        coverage=coverage_with_error(counts, n_samples, seed=seed, bunching=clusters),
+        estimated=chao1(counts, n_samples, clusters),
+        further=further,
+        expected_new=expected_new_with_error(counts, further, n_samples, seed=seed, bunching=clusters),
+        n_known=int(np.sum((counts > 0) & is_in_references)),
     )
-    complete = is_flat and is_exhausted
+
+
+def is_complete(history: Sequence[Completeness], limits: Mapping[str, float], patience: int) -> Verdict:
+    """The stop rule: the space is complete when all criteria that are asked for are met.
+
+    history: one per iteration from the first to the last
+    limits: the criteria in use, any of CRITERIA. entropy: nats, its growth over the last `patience` iterations must be
+        below; growth: nats per frame, the last dH/dN must be below; environment_coverage, motif_coverage: the lower end
+        of the 95 % interval must not be below
+    Raises: ValueError for patience below 1, no criterion or one that does not exist
+    """
+    unknown = sorted(limits.keys() - set(CRITERIA))
+    if patience < 1 or not limits or unknown:
+        raise ValueError(
+            f"patience = {patience} and criteria {', '.join(unknown or limits) or 'none'}:"
+            f" patience must be above 0, criteria are any of {', '.join(CRITERIA)}"
+        )
+    if len(history) <= patience:
+        return Verdict(False, f"not complete: {len(history)} iterations so far, the stop rule needs {patience + 1}")
+    judged = [_judge(history, criterion, limits[criterion], patience) for criterion in CRITERIA if criterion in limits]
+    complete = all(is_met for is_met, _ in judged)
+    reason = " and ".join(words for _, words in judged)
     return Verdict(complete, f"{'complete' if complete else 'not complete'}: {reason}")
+
+
+def _judge(history: Sequence[Completeness], criterion: str, limit: float, patience: int) -> tuple[bool, str]:
+    last = history[-1]
+    if criterion == "entropy":
+        growth = last.entropy - history[-1 - patience].entropy
+        is_met = bool(growth < limit)
+        return is_met, (
+            f"the entropy at fixed sample size grew by {growth:.3g} nats over {patience} iterations"
+            f" ({'below' if is_met else 'not below'} the tolerance of {limit:g})"
+        )
+    if criterion == "growth":
+        is_met = bool(last.growth < limit)
+        return is_met, (
+            f"dH/dN is {last.growth:.3g} nats per frame ({'below' if is_met else 'not below'} the limit of {limit:g})"
+        )
+    kind = criterion.removesuffix("_coverage")
+    seen = last.environments if kind == "environment" else last.motifs
+    if seen is None:
+        return False, f"the coverage of {kind}s is not known, because no structure with any has been generated"
+    is_met = bool(seen.coverage.low >= limit)
+    return is_met, (
+        f"the coverage of {kind}s is {seen.coverage.value:.3f}, 95 % interval from {seen.coverage.low:.3f}"
+        f" ({'not below' if is_met else 'below'} the limit of {limit:g})"
+    )
+
+
+def sentence(completeness: Completeness) -> str:
+    """What fraction of environments and motifs is expected to be known, how surely, and what more structures bring."""
+    known, new = [], []
+    for seen, what, kinds in (
+        (completeness.environments, "environments", "new kinds of environment"),
+        (completeness.motifs, "anion motifs", "new motifs"),
+    ):
+        if seen is None:
+            continue
+        low, high = (_percent(end) for end in (seen.coverage.low, seen.coverage.high))
+        known.append((what, f"{_percent(seen.coverage.value)} % (95 % interval {low} to {high} %)"))
+        e = seen.expected_new
+        new.append(f"{e.value:.0f} ({max(0.0, e.low):.0f} to {e.high:.0f}) {kinds}")
+        further = seen.further
+    if not known:
+        return (
+            "No structure has been generated so far that converged, is unique and novel, so nothing is known of what"
+            " has not been seen."
+        )
+    (what, share), *others = known
+    text = f"Of the {what} of a further generated structure, {share} are expected to be known"
+    text += "".join(f", of its {what} {share}" for what, share in others)
+    return f"{text}; another {further} structures would bring about {' and '.join(new)}."
+
+
+def _percent(share: float) -> str:
+    """Without decimals below 99 %; never 100 where something is missing."""
+    if share < 0.99:
+        return f"{100 * share:.0f}"
+    return "100" if share == 1 else f"{min(100 * share, 99.9):.1f}"

@@ -12,6 +12,12 @@ distance of two environments is at least that of their projections on a few prin
 What is left out of a row's sum: terms below NEGLIGIBLE times a lower bound of that sum, which is 1 where the
 environment is in the set itself and otherwise its nearest term. So a log sum is too small by less than n NEGLIGIBLE (by
 1e-4 for 100,000 environments), and because that bound is divided by the sum itself, far less where the set is dense.
+
+Where only the mean log sum matters and to a tolerance, the reach is shorter, and another one for each block b: what it
+leaves out there is bounded by sum_c w_c K_bc, with the weight w_c of each column or block c left out and the kernel
+K_bc at the lower bound of its distance from b, and kept below half the tolerance. A pair is left out of two sums, which
+are at least 1 and so err by less than this in their logs, summed over c for the rows of b and over b for c. With the
+weights W_b of the blocks the mean error is below (1/n) sum_b 2 W_b tolerance/2 = tolerance, with no assumption.
 """
 
 from __future__ import annotations
@@ -20,23 +26,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chemloop.physics.environment_blocks import (
-    N_FITTED,
-    ROWS_AT_ONCE,
-    Blocks,
-    Projection,
-    blocks_of,
-    unit_rounding,
-)
+from chemloop.physics.distinct_rows import check_environments, distinct_rows
+from chemloop.physics.environment_blocks import N_FITTED, Blocks, Projection, blocks_of, unit_rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEGLIGIBLE = 1e-9
+# Log kernels below it are raised to it: exponentials that underflow take ten times as long.
+LEAST = -80.0
 # Of a log kernel, from rounding: above it, kernels are computed in double precision.
 ROUNDING_LIMIT = 1e-5
 # Environments of a block; an accelerator wants larger matrices.
 CPU_BLOCK, DEVICE_BLOCK = 256, 2048
+# Of the features: where a block uses more, leaving out the others is not worth a copy.
+MOST_USED = 0.6
+# Kernels that may be the shortest reach, where there is a tolerance.
+CUTS = tuple(10.0 ** (-0.5 * power) for power in range(2, 25))
 # Environments that a block meets at once: what they need then stays in the processor's cache.
 COLUMNS_AT_ONCE = 4096
 
@@ -44,7 +50,8 @@ COLUMNS_AT_ONCE = 4096
 def log_kernels(a: Tensor, b: Tensor, exponent: float, is_exact: bool = False) -> Tensor:
     """exponent |a_i - b_j|^2, from products of what is left when the mean of a is subtracted from both: (n_a, n_b)
 
-    In single precision where a is narrow enough for that, unless is_exact.
+    In single precision where a is narrow enough for that, unless is_exact. Neighbours of an environment are alike in
+    most features that are zero in it; those in which all of a are equal add to the lengths only, not to the products.
     """
     from torch.linalg import vector_norm
 
@@ -57,6 +64,9 @@ def log_kernels(a: Tensor, b: Tensor, exponent: float, is_exact: bool = False) -
     else:
         a, b, lengths = a.float(), b.float(), lengths.float()
     logs = lengths[:, None] + vector_norm(b, dim=1).square_()
+    used = a.any(0).nonzero()[:, 0]
+    if len(used) < MOST_USED * a.shape[1]:
+        a, b = a[:, used], b.index_select(1, used)
     return logs.addmm_(a, b.T, beta=exponent, alpha=-2.0 * exponent).clamp_(max=0.0)
 
 
@@ -81,10 +91,15 @@ class Environments:
         self.blocks = blocks._replace(rows=torch.arange(blocks.rows.numel(), device=device).view(-1, self.size))
         self.points = torch.as_tensor(x[first[order]], device=device)
         self.weights = torch.as_tensor(counts[order], dtype=torch.float64, device=device)
+        n_missing = self.blocks.rows.numel() - len(order)
+        self.block_weights = torch.nn.functional.pad(self.weights, (0, n_missing)).view(-1, self.size).sum(1)
         self.places = np.argsort(order)[places]
 
-    def sums(self) -> Tensor:
-        """sum_j K(x_i, x_j) of each environment, itself included: (n_distinct,)"""
+    def sums(self, tolerance: float = 0.0) -> Tensor:
+        """sum_j K(x_i, x_j) of each environment, itself included: (n_distinct,)
+
+        tolerance: by how much the mean log sum may be too small; 0 for NEGLIGIBLE
+        """
         import torch
 
         sums = torch.zeros_like(self.weights)
@@ -93,7 +108,7 @@ class Environments:
             own = self._kernels(self.points[rows], rows).fill_diagonal_(1.0)
             sums[rows] += own.double() @ self.weights[rows]
             # Two blocks meet once, and their terms go to both.
-            self._add_terms(sums, sums, self, rows, self._near(self.blocks, block, block + 1))
+            self._add_terms(sums, sums, self, rows, self._near(self.blocks, block, block + 1, tolerance))
         return sums
 
     def sums_across(self, others: Environments) -> tuple[Tensor, Tensor]:
@@ -115,19 +130,38 @@ class Environments:
             back[columns] += others.weights[rows].to(kernels) @ kernels
 
     def _kernels(self, points: Tensor, columns: Tensor) -> Tensor:
-        return log_kernels(points, self.points[columns], self.exponent).exp_()
+        return log_kernels(points, self.points[columns], self.exponent).clamp_(min=LEAST).exp_()
 
-    def _near(self, blocks: Blocks, block: int, first: int) -> Tensor:
+    def _near(self, blocks: Blocks, block: int, first: int, tolerance: float = 0.0) -> Tensor:
         """Rows here, in blocks from the first on, that can be in reach of an environment of that block."""
         import torch
 
-        limit = self.reach + blocks.margin(self.blocks)
-        parts = (self.blocks.gaps(blocks.low[block], blocks.high[block], first) <= limit).nonzero()[:, 0] + first
-        near = [self.blocks.rows[0, :0]]
+        margin = blocks.margin(self.blocks)
+        gaps = self.blocks.gaps(blocks.low[block], blocks.high[block], first) - margin
+        parts = self._kept(gaps, self.block_weights[first:], tolerance) + first
+        rows, squares = [self.blocks.rows[0, :0]], [gaps[:0]]
         for part in parts.split(self.blocks.at_once()):
-            squares = blocks.left[block] @ self.blocks.right[part].flatten(0, 1).T
-            near.append(self.blocks.rows[part].flatten()[squares.amin(0) <= limit])
-        return torch.cat(near)
+            rows.append(self.blocks.rows[part].flatten())
+            squares.append((blocks.left[block] @ self.blocks.right[part].flatten(0, 1).T).amin(0) - margin)
+        found = torch.cat(rows)
+        # Those that fill up the last block are far from all, so their weight does not matter.
+        weights = self.weights[found.clamp(max=len(self.weights) - 1)]
+        return found[self._kept(torch.cat(squares), weights, tolerance)]
+
+    def _kept(self, squares: Tensor, weights: Tensor, tolerance: float) -> Tensor:
+        """Which of the lower bounds of squared distances are within reach: the shortest reach that leaves out at most a
+        quarter of the tolerance, or that of NEGLIGIBLE if the tolerance is 0."""
+        if not tolerance:
+            return (squares <= self.reach).nonzero()[:, 0]
+        kernels = (squares * self.exponent).clamp_(min=LEAST, max=0.0).exp_()
+        terms = kernels * weights
+        for negligible in CUTS:
+            is_far = kernels < negligible
+            if float(terms[is_far].sum()) <= 0.25 * tolerance:
+                break
+        else:
+            is_far = kernels < 0.0
+        return is_far.logical_not_().nonzero()[:, 0]
 
     def log_sums(self, y: np.ndarray) -> np.ndarray:
         """log sum_j K(y_i, x_j) in double precision, finite however far y_i is from every x_j: (n_y,)"""
@@ -208,37 +242,3 @@ class KernelSums:
         if not len(self):
             raise ValueError("no environments were added: their entropy has no meaning")
         return float(np.log(len(self)) - self.log_sums.mean())
-
-
-def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First occurrences of rows that are alike in every bit, which of them each row is, and how often they occur."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    _, first, places, counts = np.unique(_keys(bits), return_index=True, return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(first[places] != np.arange(len(x)))
-    for begin in range(0, len(repeated), ROWS_AT_ONCE):
-        rows = repeated[begin : begin + ROWS_AT_ONCE]
-        if (bits[rows] != bits[first[places[rows]]]).any():
-            # Two different rows with one key: slower, without keys.
-            _, first, places, counts = np.unique(
-                bits, axis=0, return_index=True, return_inverse=True, return_counts=True
-            )
-            break
-    return first, places, counts
-
-
-def _keys(bits: np.ndarray) -> np.ndarray:
-    """One number per row, almost surely different for different rows."""
-    weights = np.random.default_rng(0).integers(0, 2**64, size=bits.shape[1], dtype=np.uint64) | np.uint64(1)
-    parts = [bits[begin : begin + ROWS_AT_ONCE] @ weights for begin in range(0, len(bits), ROWS_AT_ONCE)]
-    return np.concatenate(parts)
-
-
-def check_environments(x: np.ndarray) -> None:
-    """Raises: ValueError, naming the first environment with a number that is not finite"""
-    if not np.isfinite(x.sum(dtype=np.float64)):
-        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{len(bad)} of {len(x)} environments hold numbers that are not finite, the first is number {bad[0]};"
-                " drop the structures they come from"
-            )

@@ -114,12 +114,15 @@ def _composition(net: Net) -> list[tuple[str, int]]:
 
 
 def _locants(net: Net) -> str:
-    """Positions of the other atoms in the only ring where it holds S-S bonds (or Se-Se, ...), as `1,3-` in P2S8^2-."""
+    """Positions of the other atoms, if there are several, in the only ring where it holds S-S bonds (or Se-Se, ...), as
+    `1,3-` in P2S8^2-.
+    """
     if shape_of(net) != "ring":
         return ""
     ring = [a for a, _ in nx.find_cycle(nx.Graph((i, j) for i, j, _ in net.bonds))]
     anions = [GROUP_OF.get(net.symbols[atom]) == 16 for atom in ring]
-    if all(anions) or not any(here and after for here, after in zip(anions, anions[1:] + anions[:1], strict=True)):
+    has_anion_bond = any(here and after for here, after in zip(anions, anions[1:] + anions[:1], strict=True))
+    if anions.count(False) < 2 or not has_anion_bond:
         return ""
     n = len(ring)
     others = [place for place in range(n) if not anions[place]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -52,6 +53,28 @@ class Motif:
     def title(self) -> str:
         """The name, with the shape where that is not plain, e.g. `P3S9^3- ring`."""
         return self.name if self.shape in ("atom", "molecule") else f"{self.name} {self.shape}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and words, from which `from_json` makes the same motif."""
+        return {
+            "name": self.name,
+            "charge": self.charge,
+            "count": self.count,
+            "symbols": list(self.net.symbols),
+            "bonds": [[i, j, list(shift)] for i, j, shift in self.net.bonds],
+            "positions": self.atoms.positions.tolist(),
+            "cell": self.atoms.cell.array.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Motif:
+        net = Net(tuple(content["symbols"]), tuple((i, j, tuple(shift)) for i, j, shift in content["bonds"]))
+        is_periodic = np.arange(3) < net.dimensionality
+        atoms = Atoms(net.symbols, content["positions"], cell=content["cell"], pbc=is_periodic)
+        return cls(
+            content["name"], formula_of(net), content["charge"], net.dimensionality, shape_of(net), content["count"],
+            atoms, net,
+        )  # fmt: skip
 
 
 def find_motifs(atoms: Atoms, cutoffs: Mapping[str, float], mobile_ion: str | None) -> list[Motif]:
@@ -136,7 +159,9 @@ class CatalogueEntry:
     first_iteration: in which it was seen first
     n_structures, n_references: structures of the campaign, and references, that hold it
     count: molecules or repeat units in all of them
-    host, e_above_hull: id and eV/atom of the best host; None where no host has an E_hull
+    host, e_above_hull: id and eV/atom of the best host, None where no host has an E_hull; of a reference by its label,
+        of a structure of the campaign by the force field that screened it
+    first_structure: id of the first structure of the campaign that holds it; None where only references do
     isomer: 1, 2, ... among the entries that would have the same title otherwise
     """
 
@@ -148,6 +173,7 @@ class CatalogueEntry:
     n_structures: int = 0
     n_references: int = 0
     count: int = 0
+    first_structure: str | None = None
 
     @property
     def is_known(self) -> bool:
@@ -174,6 +200,11 @@ class MotifCatalogue:
     entries: list[CatalogueEntry] = field(default_factory=list)
     n_structures: int = 0
     _by_hash: dict[str, list[CatalogueEntry]] = field(default_factory=lambda: defaultdict(list), repr=False)
+    _names: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            self._index(entry)
 
     def add(
         self,
@@ -200,7 +231,9 @@ class MotifCatalogue:
                 new.append(entry)
             entry.first_iteration = min(entry.first_iteration, iteration)
             entry.count += motif.count
-            entry.n_structures += not is_reference
+            if not is_reference:
+                entry.n_structures += 1
+                entry.first_structure = entry.first_structure or host
             entry.n_references += is_reference
             if e_above_hull is not None and (entry.e_above_hull is None or e_above_hull < entry.e_above_hull):
                 entry.motif, entry.host, entry.e_above_hull = motif, host, e_above_hull
@@ -217,11 +250,29 @@ class MotifCatalogue:
         """
         return np.array([entry.n_structures for entry in self.entries], dtype=int)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and words, from which `from_json` makes the same catalogue."""
+        plain = [{field.name: getattr(entry, field.name) for field in fields(entry)} for entry in self.entries]
+        entries = [{**entry, "motif": entry["motif"].to_json()} for entry in plain]
+        return {"n_structures": self.n_structures, "entries": entries}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MotifCatalogue:
+        entries = [
+            CatalogueEntry(**{**entry, "motif": Motif.from_json(entry["motif"])}) for entry in content["entries"]
+        ]
+        return cls(entries, content["n_structures"])
+
     def _enter(self, motif: Motif, host: str, iteration: int, e_above_hull: float | None) -> CatalogueEntry:
-        # Without the charge: it may differ from host to host of one motif.
-        name = (name_of(motif.net, None), motif.shape)
-        n_alike = sum((name_of(entry.motif.net, None), entry.motif.shape) == name for entry in self.entries)
-        entry = CatalogueEntry(motif, iteration, host, e_above_hull, isomer=1 + n_alike)
+        entry = CatalogueEntry(motif, iteration, host, e_above_hull, isomer=0)
         self.entries.append(entry)
-        self._by_hash[motif.wl_hash].append(entry)
+        entry.isomer = self._index(entry)
         return entry
+
+    def _index(self, entry: CatalogueEntry) -> int:
+        """Make the entry one that can be found; returns how many have its name by now."""
+        # Without the charge: it may differ from host to host of one motif.
+        name = (name_of(entry.motif.net, None), entry.motif.shape)
+        self._names[name] += 1
+        self._by_hash[entry.motif.wl_hash].append(entry)
+        return self._names[name]

@@ -8,6 +8,10 @@ from chemloop.report import curves, distribution
 from chemloop.report.data import Parity, ReportData
 from chemloop.report.parity import drawn
 from chemloop.report.phase_diagram import HullView
+from chemloop.report.training import GROWTH, by_size
+
+N_NAMED = 8
+"""New stable phases that the caption names."""
 
 
 @dataclass
@@ -99,9 +103,16 @@ def entropy(data: ReportData) -> str:
     )
 
 
-def growth(data: ReportData) -> str:
-    """Under dH/dN."""
-    return "Entropy that one more frame adds to the training set; close to zero, new frames repeat known ones."
+def training(data: ReportData) -> str:
+    """Under the errors by the size of the training set."""
+    numbers, _, growth = by_size(data, GROWTH)
+    not_grown = [str(number) for number, value in zip(numbers, growth, strict=True) if value <= 0]
+    return (
+        "One point per iteration. Above: entropy that one more frame adds to the training set; it falls as new frames"
+        f" repeat known ones. Below: errors on test frames labelled by {data.label_source} that were never trained on,"
+        " and those of the force field as the campaign began with it; each iteration has a larger test set."
+        + (f" The entropy did not grow in iteration {', '.join(not_grown)}: no logarithm." if not_grown else "")
+    )
 
 
 def errors(data: ReportData) -> str:
@@ -128,13 +139,17 @@ def parity(data: ReportData, values: Parity | None) -> str:
 
 def hull(data: ReportData, view: HullView) -> str:
     """Under the phase diagram."""
-    source = data.label_source if data.hull_energies == "label" else "the force field"
+    when = "" if data.model_iteration is None else f" that relaxes in iteration {data.model_iteration}"
+    source = data.label_source if data.hull_energies == "label" else f"the force field{when}"
     where = {
         1: "Each marker is one structure.",
         2: "The line joins what is stable against decomposition.",
         3: "Corners are the pure elements, grey lines the edges of the hull; markers of one composition coincide.",
         4: "Corners are the pure elements, grey lines the edges of the hull. Drag to turn, scroll to zoom.",
     }[len(view.elements)]
+    new = f" and {counted(len(data.finds), 'S.U.N. structure')} (diamonds)" if data.finds else ""
+    stable = [f"{marker.formula} ({marker.id})" for marker in view.select(True, True)]
+    named = ", ".join(stable[:N_NAMED]) + (f" and {len(stable) - N_NAMED} more" if len(stable) > N_NAMED else "")
     hidden = (
         f" {counted(view.n_hidden, 'structure').capitalize()} more than {data.stable_below:g} eV/atom above the hull"
         " not drawn."
@@ -142,6 +157,7 @@ def hull(data: ReportData, view: HullView) -> str:
         else ""
     )
     return (
-        f"Hull of {counted(len(data.references), 'known structure')} (circles) and"
-        f" {counted(len(data.finds), 'S.U.N. structure')} (diamonds) by energies of {source}. {where}{hidden}"
+        f"Hull of {counted(len(data.references), 'known structure')} (circles){new} by energies of {source}. {where}"
+        + (f" New on the hull: {named}." if stable else "")
+        + hidden
     )

@@ -115,33 +115,6 @@ def entropy_figure(data: ReportData) -> Figure | None:
     return figure
 
 
-def growth_figure(data: ReportData) -> Figure | None:
-    """dH/dN of the training set; None where it is not known yet."""
-    import plotly.graph_objects as go
-
-    numbers, growth = data.series("curate/entropy_growth_nats_per_frame")
-    if not numbers:
-        return None
-    sizes = dict(zip(*data.series("curate/n_train"), strict=True))
-    figure = go.Figure()
-    figure.add_scatter(
-        x=numbers,
-        y=growth,
-        mode="lines+markers",
-        line={"color": BLUE, "width": 2.5},
-        marker={"size": 9},
-        customdata=[sizes.get(number, float("nan")) for number in numbers],
-        hovertemplate="iteration %{x}<br>dH/dN %{y:.2e} nats/frame<br>%{customdata:.0f} training frames<extra></extra>",
-    )
-    figure.update_xaxes(**iteration_axis(data))
-    figure.update_yaxes(title="dH/dN (nats/frame)")
-    if is_logarithmic(growth):
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1)
-    else:
-        figure.update_yaxes(rangemode="tozero", exponentformat="power")
-    return finish(figure)
-
-
 def error_figure(data: ReportData) -> Figure | None:
     """Test errors before and after the fine-tuning of each iteration; None before the first one."""
     from plotly.subplots import make_subplots
@@ -160,7 +133,7 @@ def error_figure(data: ReportData) -> Figure | None:
                 showlegend=column == 1,
                 mode="lines+markers",
                 line={"color": color, "width": 2.5},
-                marker={"size": 10, "symbol": symbol, "line_width": 2},
+                marker={"size": 10, "symbol": symbol, "line": {"width": 2, "color": color}},
                 hovertemplate=f"iteration %{{x}}<br>{when} fine-tuning: %{{y:.1f}}<extra></extra>",
                 row=1,
                 col=column,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
+
+if TYPE_CHECKING:
+    from chemloop.physics.completeness import Completeness
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -72,6 +76,98 @@ class Drop:
 
 
 @dataclass
+class StructureCard:
+    """One relaxed structure that a reader can open.
+
+    formula: with subscripts; iteration: 0 for the known structures
+    e_above_hull: eV/atom at the level `energy_frame`: of the labels where it is labelled, else of the force field that
+        relaxed it; None where neither is known
+    motifs: their titles, [] where they are not known
+    """
+
+    atoms: Atoms
+    formula: str
+    spacegroup: str
+    e_above_hull: float | None
+    iteration: int
+    is_sun: bool
+    motifs: list[str]
+    energy_frame: str
+
+    @property
+    def is_reference(self) -> bool:
+        """Known from the start."""
+        return self.iteration == 0
+
+
+@dataclass
+class MotifCard:
+    """One kind of motif for the gallery.
+
+    svg: an inline picture; atoms: one molecule or translational unit; shape: in words
+    n_structures, n_references: new and known structures that hold it; count: molecules or units in all of them
+    host, e_above_hull: the lowest structure that holds it, and its eV/atom; None where that is not known
+    is_known: whether a reference has it; file_stem: of its files in the campaign's folder `motifs`
+    """
+
+    title: str
+    svg: str
+    atoms: Atoms
+    charge: int | None
+    dimensionality: int
+    shape: str
+    first_iteration: int
+    n_structures: int
+    n_references: int
+    count: int
+    host: str
+    e_above_hull: float | None
+    is_known: bool
+    file_stem: str
+
+
+@dataclass
+class Cost:
+    """What one stage took in all iterations; core_hours: wall time of its finished items, one core each."""
+
+    stage: str
+    core_hours: float
+    n_items: int
+    n_failed: int
+
+
+@dataclass
+class Embedding:
+    """Structures on a map on which like ones lie together.
+
+    ids: of the structures; framework: (n, 2) without the mobile ion, whole: (n, 2) with it; NaN where there is no
+        fingerprint
+    sampled_from: how many structures have fingerprints, where these are a sample of them
+    """
+
+    ids: list[str]
+    framework: np.ndarray
+    whole: np.ndarray
+    sampled_from: int | None = None
+
+
+@dataclass
+class HullParity:
+    """E_hull by the labels and by force fields, eV/atom, each against the hull of the known structures alone.
+
+    ids, label, found: (n,) of all labelled new structures; found: by the force field that screened the structure
+    again: (n,) by the newest force field that relaxed them; NaN where it did not
+    again_iteration: of that force field
+    """
+
+    ids: list[str]
+    label: np.ndarray
+    found: np.ndarray
+    again: np.ndarray
+    again_iteration: int | None = None
+
+
+@dataclass
 class ReportData:
     """Everything that the report shows.
 
@@ -82,6 +178,13 @@ class ReportData:
     references, finds: on one hull, with `<hull_energies>_energy` in one energy frame
     hull_energies: `mlff` or `label`
     stable_below: eV/atom above the hull, below which a structure counts as stable
+    model_references, model_finds: all known and all S.U.N. structures in the energy frame of the newest force field
+        that relaxed them, that of iteration `model_iteration`
+    structures: every known structure and every new one that a force field relaxed to the end, by id
+    gallery: all kinds of motif, the most frequent first
+    completeness: one per iteration, None where it was not measured; sentence: what it comes to
+    costs: of each stage; labels_computed, labels_from_cache: calculations, None where nobody counted them
+    mobile_ion: left out of the framework, or None; bond_cutoffs: A, longest bonds of the framework by pairs like `P-S`
     """
 
     campaign: str
@@ -99,6 +202,20 @@ class ReportData:
     hull_energies: str = "mlff"
     stable_below: float = 0.1
     drops: Sequence[Drop] = field(default_factory=list)
+    model_references: Sequence[Atoms] = ()
+    model_finds: Sequence[Find] = ()
+    model_iteration: int | None = None
+    hull_parity: HullParity | None = None
+    structures: dict[str, StructureCard] = field(default_factory=dict)
+    embedding: Embedding | None = None
+    gallery: Sequence[MotifCard] = ()
+    completeness: Sequence[Completeness | None] = ()
+    sentence: str = ""
+    costs: Sequence[Cost] = ()
+    labels_computed: int | None = None
+    labels_from_cache: int | None = None
+    mobile_ion: str | None = None
+    bond_cutoffs: dict[str, float] = field(default_factory=dict)
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Iterations that have a metric, and its values."""

@@ -21,6 +21,9 @@ KINDS = (
 )
 """is_new, is_on_hull, legend, marker, its size in pixels and its colour; None is the colour of its E_hull."""
 
+CLOSE = 0.07
+"""Of the side of the triangle; names of markers closer than that would overlap."""
+
 
 def hull_figure(view: HullView, limit: float) -> Figure:
     """Known and new structures, coloured by their energy above the hull up to the limit (eV/atom)."""
@@ -64,8 +67,9 @@ def _add_markers(
         text=names if is_named else None,
         textposition=[_text_side(view, marker) for marker in markers],
         marker={"symbol": symbol, "size": size, "line": line, **shade},
-        customdata=[marker.text for marker in markers],
-        hovertemplate="%{customdata}<extra></extra>",
+        customdata=[[marker.id] for marker in markers],
+        hovertext=[marker.text for marker in markers],
+        hovertemplate="%{hovertext}<extra></extra>",
     )
     if color is None:
         # The legend of plotly.js 4 takes a number on a colour axis for a colour: it gets a marker of its own.
@@ -90,6 +94,11 @@ def _text_side(view: HullView, marker: Marker) -> str:
         ):
             if distance < 1e-6:
                 return side
+        # Of two names that are close to one another the lower one goes below its marker.
+        for other in view.markers:
+            shift = other.position - marker.position
+            if other.is_on_hull and 0 < shift[1] < CLOSE and abs(shift[0]) < CLOSE:
+                return "bottom center"
     return "top center"
 
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ase.io import write
-
-from chemloop.physics.hull import energies_above_hull
-from chemloop.report import captions, curves, distribution
-from chemloop.report.data import SUBSCRIPTS, Find, Parity, ReportData, formula, plain_formula
+from chemloop.report import captions, completeness, costs, curves, distribution, maps, shift, training, volume
+from chemloop.report.best import best_rows
+from chemloop.report.data import Parity, ReportData
 from chemloop.report.hull_figure import hull_figure
+from chemloop.report.hull_parity import hull_parity_caption, hull_parity_figure
+from chemloop.report.panel import Panel, Section, panel
 from chemloop.report.parity import parity_figure
 from chemloop.report.phase_diagram import MOST_ELEMENTS, hull_view
 from chemloop.report.style import embed
 from chemloop.report.template import write_page
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-N_BEST = 30
-"""Rows of the table of new structures."""
-
-
-@dataclass
-class Panel:
-    """A section with a figure and its caption; without a figure the caption says why there is none."""
-
-    name: str
-    title: str
-    caption: str
-    figure: str = ""
-    is_wide: bool = False
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -44,48 +23,106 @@ def write_report(data: ReportData, path: Path) -> None:
 
     Raises: EnergyFrameError, StructureError where references and finds cannot share a hull
     """
+    best = best_rows(data)
     write_page(
         "report.html.j2",
         path,
         data=data,
         summary=captions.summary(data),
         cards=captions.cards(data),
-        panels=panels(data),
-        best=best_rows(data),
+        sections=sections(data),
+        best=best,
+        first=best[0]["id"] if best else next(iter(data.structures), ""),
         drops=sorted(data.drops, key=lambda drop: -drop.count),
     )
 
 
-def panels(data: ReportData) -> list[Panel]:
+def sections(data: ReportData) -> list[Section]:
     """All figures in the order of the page."""
-
-    def curve(
-        name: str,
-        title: str,
-        draw: Callable[[ReportData], Figure | None],
-        caption: str,
-        absent: str,
-        is_wide: bool = False,
-    ) -> Panel:
-        figure = draw(data)
-        return (
-            Panel(name, title, absent) if figure is None else Panel(name, title, caption, embed(figure, name), is_wide)
-        )
-
     return [
-        curve("e-hull", "Energy above the hull", distribution.e_hull_figure, captions.e_hull(data),
+        Section("found", "What was found", found_panels(data)),
+        Section("completeness", "Is the space complete?", completeness_panels(data)),
+        Section("map", "The map of structures", map_panels(data)),
+        Section("field", "The force field", field_panels(data)),
+        Section("effort", "Effort and losses", effort_panels(data)),
+    ]
+
+
+def panels(data: ReportData) -> list[Panel]:
+    """The panels of all sections."""
+    return [each for section in sections(data) for each in section.panels]
+
+
+def found_panels(data: ReportData) -> list[Panel]:
+    """Energies, yields and phase diagrams."""
+    known_only = replace(data, finds=())
+    by_model = replace(
+        data, references=data.model_references, finds=data.model_finds, hull_energies="mlff",
+        label_source=f"the force field that relaxes in iteration {data.model_iteration}",
+    )  # fmt: skip
+    return [
+        panel("e-hull", "Energy above the hull", distribution.e_hull_figure(data), lambda: captions.e_hull(data),
               f"No structure has been screened so far, or all lie above {distribution.WIDEST:g} eV/atom."),
-        curve("yield", "Stable, unique, novel", curves.yield_figure, captions.yields(data),
+        panel("yield", "Stable, unique, novel", curves.yield_figure(data), lambda: captions.yields(data),
               "No structure has been screened so far."),
-        curve("entropy", "Entropy and labels", curves.entropy_figure, captions.entropy(data),
+        hull_panel("hull-known", "Phase diagram of the known structures", known_only),
+        hull_panel("hull", "Phase diagram of known and labelled new structures", data),
+        hull_panel("hull-all", "Phase diagram with every S.U.N. structure, by the force field", by_model,
+                   "No force field has relaxed known and new structures together so far."),
+        panel("volume", "Volume and composition", volume.volume_figure(data), lambda: volume.volume_caption(data),
+              f"No structure less than {data.stable_below:g} eV/atom above the hull so far.", is_wide=True),
+    ]  # fmt: skip
+
+
+def completeness_panels(data: ReportData) -> list[Panel]:
+    """Entropy, coverage and estimates of what is missing."""
+    return [
+        panel("entropy", "Entropy and labels", curves.entropy_figure(data), lambda: captions.entropy(data),
               "No iteration has come as far as the entropy of its environments."),
-        curve("growth", "What another frame adds", curves.growth_figure, captions.growth(data),
+        panel("coverage", "Coverage", completeness.coverage_figure(data),
+              lambda: completeness.COVERAGE_CAPTION, completeness.ABSENT),
+        panel("accumulation", "Kinds seen and kinds there are", completeness.accumulation_figure(data),
+              lambda: completeness.ACCUMULATION_CAPTION, completeness.ABSENT, is_wide=True),
+        panel("overlap", "Environments seen before", completeness.overlap_figure(data),
+              lambda: completeness.OVERLAP_CAPTION, completeness.ABSENT),
+        panel("news", "What the next iteration would bring", completeness.news_figure(data),
+              lambda: completeness.NEWS_CAPTION, completeness.ABSENT),
+    ]  # fmt: skip
+
+
+def map_panels(data: ReportData) -> list[Panel]:
+    """Maps of fingerprints."""
+    absent = "No structure has a fingerprint so far."
+    few = f"No iteration has {shift.LEAST} structures with a fingerprint."
+    made = [
+        panel(f"map-{space}", f"Structures by motif, {words}", maps.map_figure(data, space),
+              partial(maps.map_caption, data, space), absent, is_wide=True)
+        for space, words in maps.SPACES.items()
+    ]  # fmt: skip
+    return [*made, panel("shift", "Iterations on the map", shift.shift_figure(data), lambda: shift.SHIFT_CAPTION,
+                         few if maps.has_map(data, "framework") else absent, is_wide=True)]  # fmt: skip
+
+
+def field_panels(data: ReportData) -> list[Panel]:
+    """How good the force field is."""
+    return [
+        panel("training", "Training set and errors", training.training_figure(data), lambda: captions.training(data),
               "No iteration has come as far as the entropy of its training set."),
-        curve("errors", "Errors of the force field", curves.error_figure, captions.errors(data),
-              "No fine-tuning is finished, or there were no test frames.", is_wide=True),
+        panel("errors", "Errors by iteration", curves.error_figure(data), lambda: captions.errors(data),
+              "No fine-tuning is finished, or there were no test frames."),
         parity_panel(data, data.energy_parity, "energies", "Energy", "eV/atom"),
         parity_panel(data, data.force_parity, "forces", "Force component", "eV/Å"),
-        hull_panel(data),
+        panel("parity-hull", "Parity of energies above the hull", hull_parity_figure(data),
+              lambda: hull_parity_caption(data), "No new structure has been labelled so far.", is_wide=True),
+    ]  # fmt: skip
+
+
+def effort_panels(data: ReportData) -> list[Panel]:
+    """Costs and losses."""
+    return [
+        panel("costs", "Costs", costs.cost_figure(data), lambda: costs.cost_caption(data), "Nothing has run so far."),
+        panel("losses", "Dropped and failed", costs.loss_figure(data), lambda: costs.loss_caption(data),
+              "Nothing was dropped and nothing failed."),
     ]  # fmt: skip
 
 
@@ -98,51 +135,18 @@ def parity_panel(data: ReportData, parity: Parity | None, name: str, quantity: s
     return Panel(f"parity-{name}", title, captions.parity(data, parity), figure, is_wide=True)
 
 
-def hull_panel(data: ReportData) -> Panel:
-    """The phase diagram, or why it is not drawn."""
-    title = "Phase diagram"
+def hull_panel(
+    name: str, title: str, data: ReportData, absent: str = "No reference has an energy so far, so there is no hull."
+) -> Panel:
+    """A phase diagram of the references and finds, or why it is not drawn."""
     if not data.references:
-        return Panel("hull", title, "No reference has an energy so far, so there is no hull.")
+        return Panel(name, title, absent)
     if len(data.elements) > MOST_ELEMENTS:
         return Panel(
-            "hull",
+            name,
             title,
             f"A system of {len(data.elements)} elements has no drawing in three dimensions; the energies above the hull"
-            " are in the table below and in the database.",
+            " are in the table of structures and in the database.",
         )
     view = hull_view(data)
-    return Panel("hull", title, captions.hull(data, view), embed(hull_figure(view, data.stable_below), "hull"), True)
-
-
-def best_rows(data: ReportData) -> list[dict[str, Any]]:
-    """The finds that lie lowest with respect to the known structures, for the table."""
-    if not data.finds:
-        return []
-    atoms = [find.atoms for find in data.finds]
-    known = energies_above_hull(atoms, data.references, data.hull_energies)
-    everything = energies_above_hull(atoms, [*data.references, *atoms], data.hull_energies)
-    order = sorted(range(len(atoms)), key=lambda index: known[index])[:N_BEST]
-    return [row(data.finds[index], float(known[index]), float(everything[index])) for index in order]
-
-
-def row(find: Find, above_known: float, above_all: float) -> dict[str, Any]:
-    """One row of the table; energies in meV/atom, the CIF as a data URI."""
-    identifier = str(find.atoms.info["id"])
-    return {
-        "id": identifier,
-        "formula": formula(find.atoms),
-        "spacegroup": re.sub(r"_(\d)", lambda screw: screw.group(1).translate(SUBSCRIPTS), find.spacegroup),
-        "n_atoms": len(find.atoms),
-        "iteration": find.iteration,
-        "above_known": f"{1000 * above_known:+.1f}".replace("-", "−"),
-        "above_all": f"{max(0.0, 1000 * above_all):.1f}",
-        "cif": "data:chemical/x-cif;base64," + base64.b64encode(cif(find)).decode(),
-        "filename": f"{plain_formula(find.atoms)}_{identifier.replace('/', '-')}.cif",
-    }
-
-
-def cif(find: Find) -> bytes:
-    """The structure as it is, without symmetry (P 1)."""
-    text = io.BytesIO()
-    write(text, find.atoms, format="cif")
-    return text.getvalue()
+    return Panel(name, title, captions.hull(data, view), embed(hull_figure(view, data.stable_below), name), True)

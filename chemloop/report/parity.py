@@ -41,8 +41,11 @@ def parity_figure(parity: Parity, quantity: str, unit: str, label_source: str) -
 
     low, high = limits(parity)
     indices = drawn(parity)
-    titles = [f"{when} fine-tuning: RMSE {1000 * parity.rmse(when):.1f} m{unit}" for when, _ in PANELS]
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=titles)
+    titles = [f"{when} fine-tuning<br>RMSE {1000 * parity.rmse(when):.1f} m{unit}" for when, _ in PANELS]
+    x_title = f"{quantity} by {label_source} ({unit})"
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=titles, x_title=x_title
+    )
     for column, (when, color) in enumerate(PANELS, start=1):
         figure.add_scatter(
             x=[low, high],
@@ -54,17 +57,18 @@ def parity_figure(parity: Parity, quantity: str, unit: str, label_source: str) -
             col=column,
         )
         figure.add_scatter(
-            x=parity.label[indices],
-            y=getattr(parity, when)[indices],
+            x=parity.label[indices].astype(np.float32),
+            y=getattr(parity, when)[indices].astype(np.float32),
             mode="markers",
             marker={"color": color, "size": 5, "opacity": 0.45},
             hovertemplate=f"label %{{x:.3f}} {unit}<br>force field %{{y:.3f}} {unit}<extra></extra>",
             row=1,
             col=column,
         )
-    figure.update_xaxes(title=f"{quantity} by {label_source} ({unit})", range=[low, high])
+    figure.update_xaxes(range=[low, high])
     figure.update_yaxes(range=[low, high])
     figure.update_yaxes(title=f"{quantity} by the force field ({unit})", col=1)
     finish(figure, 460)
-    figure.update_layout(showlegend=False)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(showlegend=False, margin={"t": 72, "b": 64})
     return figure

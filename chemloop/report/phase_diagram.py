@@ -30,11 +30,13 @@ ON_HULL = 1e-6
 class Marker:
     """All known, or all new structures of one composition that lie below the limit drawn; with one element just one.
 
+    id: of the lowest one
     position: (1,), (2,) or (3,) coordinates of the composition in the drawing; with one element (1,) A^3/atom
     e_above_hull: eV/atom of the lowest one, against the hull of everything
     formation_energy: eV/atom of the lowest one
     """
 
+    id: str
     formula: str
     is_new: bool
     position: np.ndarray
@@ -104,6 +106,7 @@ def hull_view(data: ReportData) -> HullView:
         listed = [(str(structures[index].info.get("id", "-")), float(above[index])) for index in members]
         markers.append(
             Marker(
+                str(lowest.info.get("id", "")),
                 formula(lowest),
                 new,
                 place(lowest, elements, corners),

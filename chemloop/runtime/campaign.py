@@ -17,7 +17,7 @@ import yaml
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import CampaignError
 
-STAGES = ("seed", "generate", "relax", "screen", "select", "label", "curate", "finetune")
+STAGES = ("seed", "generate", "relax", "screen", "describe", "select", "label", "curate", "finetune")
 """In their order; a stage's folder is `<its place>-<its name>`."""
 
 FREE_KEYS = (
@@ -58,8 +58,10 @@ class Campaign:
     def begin(self, config: dict[str, Any]) -> None:
         """Write `campaign.yaml`, or check that the campaign was begun with the same configuration.
 
-        Raises: CampaignError, listing the keys that differ, or when the folder cannot be written
+        Raises: CampaignError, listing the keys that differ, or when the folder cannot be written, or another version of
+            ChemLoop numbered its stages otherwise
         """
+        self.check_stages()
         path = self.folder / "campaign.yaml"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +76,20 @@ class Campaign:
             ) from error
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
+
+    def check_stages(self) -> None:
+        """Check that the folders of stages have the numbers of this version: others would be taken for missing ones.
+
+        Raises: CampaignError
+        """
+        for folder in sorted(self.folder.glob("iter-*/[0-9]*-*")):
+            number, _, name = folder.name.partition("-")
+            if name in STAGES and number != str(STAGES.index(name)):
+                raise CampaignError(
+                    f"campaign {self.name} was computed by another version of ChemLoop: it has {folder.parent.name}/"
+                    f"{folder.name}, which this version calls {STAGES.index(name)}-{name}. Go on with the version that"
+                    " began it, or begin a new one with campaign=NAME; its labels are taken from the label cache"
+                )
 
     def _compare(self, config: dict[str, Any]) -> None:
         before, now = flatten(self.config()), flatten(config)

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
 
 from chemloop.physics.structures import read_structures, write_structures
-from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.disk import read_json, write_json, write_whole
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
+from chemloop.stages.exploration import CATALOGUE, COMPLETENESS, KINDS, measure
 from chemloop.stages.label import RELAXED
-from chemloop.stages.relax import converged
 from chemloop.stages.stage import OUTPUT, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLIT = "split.json"
 STATISTICS = "statistics.json"
+COPIED = (SPLIT, COMPLETENESS, CATALOGUE, KINDS)
+"""What the stage has from its only item as it is."""
 
 
 @dataclass
@@ -32,6 +37,7 @@ class CurateSettings:
         only equal sizes compare
     n_repeats: random samples of that size, for the mean and its standard error
     n_neighbors, cutoff (A), bandwidth (1/A): of the environments whose entropy it is
+    kind_radius: 1/A; environments closer than that to the first of their kind are of that kind, for counting kinds
     """
 
     n_train: int = 1000
@@ -41,6 +47,7 @@ class CurateSettings:
     n_neighbors: int = 32
     cutoff: float = 5.0
     bandwidth: float = 0.015
+    kind_radius: float = 0.1
 
     def __post_init__(self) -> None:
         for key, least in (("n_train", 1), ("n_environments", 1), ("n_repeats", 2), ("n_neighbors", 1)):
@@ -48,14 +55,18 @@ class CurateSettings:
                 raise ConfigError(f"loop.curate.{key} = {getattr(self, key)}: must be {least} or above")
         if self.last_train_iteration < 0:
             raise ConfigError(f"loop.curate.last_train_iteration = {self.last_train_iteration}: must be 0 or above")
-        for key in ("cutoff", "bandwidth"):
+        for key in ("cutoff", "bandwidth", "kind_radius"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"loop.curate.{key} = {getattr(self, key):g}: must be above 0")
 
 
 class Curate(Stage):
     """output.extxyz: the training frames; split.json: ids of train and test frames; relaxed.extxyz: labelled
-    structures with their E_hull by the labels. What trains once stays: no model is tested on what it was trained on."""
+    structures with their E_hull by the labels. What trains once stays: no model is tested on what it was trained on.
+
+    completeness.json, catalogue.json: how complete the space is, and all motifs so far; kinds.npz: leaders of the kinds
+    of environment that this iteration added, and how many structures hold each of all kinds
+    """
 
     name = "curate"
 
@@ -69,9 +80,12 @@ class Curate(Stage):
         split = {"train": train, "test": [id for id in pool if id not in chosen]}
         write_structures(item.folder / OUTPUT, [pool[id] for id in train])
         write_json(item.folder / SPLIT, split)
-        write_structures(item.folder / RELAXED, self._label_hull())
-        write_json(item.folder / STATISTICS, self._statistics([pool[id] for id in train]))
-        return [OUTPUT, SPLIT, RELAXED, STATISTICS]
+        relaxed = self._label_hull()
+        write_structures(item.folder / RELAXED, relaxed)
+        energies = {atoms.info["id"]: atoms.info["e_above_hull"] for atoms in relaxed}
+        statistics = measure(self, self._environments([pool[id] for id in train]), energies, item.folder)
+        write_json(item.folder / STATISTICS, statistics)
+        return [OUTPUT, RELAXED, STATISTICS, *COPIED]
 
     def pool(self) -> dict[str, Atoms]:
         """All labelled frames so far by their id, in the order in which they came."""
@@ -90,6 +104,12 @@ class Curate(Stage):
         selection = self.settings.frames.select(candidates, reference, settings.n_train, seed)
         return train + [candidates[index].info["id"] for index in selection.indices]
 
+    def _environments(self, frames: Sequence[Atoms]) -> list[np.ndarray]:
+        from chemloop.physics.descriptors import environments
+
+        settings = self.settings.loop.curate
+        return environments(frames, self.settings.system.elements, settings.n_neighbors, settings.cutoff)
+
     def _label_hull(self) -> list[Atoms]:
         """Every labelled structure with its energy above the hull of the references and all of them, by the labels."""
         from chemloop.physics.hull import energies_above_hull
@@ -105,46 +125,13 @@ class Curate(Stage):
             atoms.info["e_above_hull"] = float(energy)
         return structures
 
-    def _explored(self) -> list[Atoms]:
-        """The relaxed structures whose environments make up the explored space: references, and what was new since.
-
-        Not the labelled frames: at the protocol's amplitudes every perturbed environment is new, and the entropy of
-        such a pool is log n from the first iteration on.
-        """
-        references = [atoms for path in self.earlier("seed") for atoms in converged(path / RELAXED)]
-        found = [atoms for path in self.earlier("screen") for atoms in converged(path / OUTPUT)]
-        return references + [atoms for atoms in found if atoms.info["is_unique"] and atoms.info["is_novel"]]
-
-    def _statistics(self, train: Sequence[Atoms]) -> dict[str, float]:
-        from chemloop.physics.completeness import entropy_at, entropy_growth
-        from chemloop.physics.descriptors import environments
-
-        settings = self.settings.loop.curate
-
-        def described(structures: Sequence[Atoms]) -> list[np.ndarray]:
-            return environments(structures, self.settings.system.elements, settings.n_neighbors, settings.cutoff)
-
-        x = np.vstack(described(self._explored()))
-        if len(x) < settings.n_environments:
-            raise ConfigError(
-                f"loop.curate.n_environments = {settings.n_environments}: the explored structures hold {len(x)}"
-                f" environments at iteration {self.iteration}, and entropies are compared at one sample size that all"
-                " iterations have; lower it"
-            )
-        sample = entropy_at(x, settings.n_environments, settings.n_repeats, settings.bandwidth, self.settings.seed)
-        return {
-            "n_explored_environments": len(x),
-            "entropy_nats": sample.mean,
-            "entropy_error_nats": sample.standard_error,
-            "entropy_growth_nats_per_frame": entropy_growth(described(train), bandwidth=settings.bandwidth),
-        }
-
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         (item,) = items
         train = self.merge(items, OUTPUT)
         relaxed = self.merge(items, RELAXED)
         split = read_json(item.folder / SPLIT)
-        write_json(self.folder / SPLIT, split)
+        for name in COPIED:
+            write_whole(self.folder / name, (item.folder / name).read_bytes())
         finds = [atoms for atoms in relaxed if atoms.info["converged"] and "-g" in atoms.info["id"]]
         lowest = min((atoms.info["e_above_hull"] for atoms in finds), default=None)
         return {
@@ -157,7 +144,7 @@ class Curate(Stage):
         } | ({} if lowest is None else {"lowest_label_e_above_hull_ev_per_atom": lowest})
 
     def final_files(self) -> list[Path]:
-        return [*super().final_files(), self.folder / SPLIT, self.folder / RELAXED]
+        return [*super().final_files(), *(self.folder / name for name in (RELAXED, *COPIED))]
 
     def record_in(self, ledger: Ledger) -> None:
         ledger.record(read_structures(self.folder / RELAXED), self.name, self.iteration)

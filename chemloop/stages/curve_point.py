@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.completeness import entropy_curve
+from chemloop.physics.entropy_series import entropy_curve
 from chemloop.protocols import ForceField
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
@@ -31,7 +31,7 @@ RANKING = "ranking.npz"
 PREDICTIONS = "predictions.npz"
 PARITY = "parity.npz"
 WINDOW = 0.1
-"""Of the frames; dH/dN is what the last tenth of them added, as in `physics.completeness.entropy_growth`."""
+"""Of the frames; dH/dN is what the last tenth of them added, as in `physics.entropy_series.entropy_growth`."""
 CLOCK_INTERVAL_S = 2.0
 
 

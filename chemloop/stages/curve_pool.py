@@ -153,8 +153,10 @@ def label_files(folder: Path) -> list[Path]:
 def read_pool(source: Path) -> list[Atoms]:
     """All frames of a campaign's folder or of an extxyz file.
 
-    Raises: StructureError
+    Raises: StructureError, CampaignError for a campaign of another version of ChemLoop
     """
+    if source.is_dir():
+        Campaign(source).check_stages()
     files = label_files(source) if source.is_dir() else [source]
     return [atoms for path in files for atoms in read_structures(path)]
 

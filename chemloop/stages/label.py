@@ -52,7 +52,8 @@ class Label(Stage):
         assert labelled.relaxed is not None
         write_structures(item.folder / OUTPUT, labelled.frames)
         write_structures(item.folder / RELAXED, [labelled.relaxed])
-        counts = {"n_too_forceful": labelled.n_too_forceful, "n_too_close": labelled.n_too_close}
+        counted = ("n_too_forceful", "n_too_close", "n_computed", "n_from_cache")
+        counts = {key: getattr(labelled, key) for key in counted}
         write_json(item.folder / "label.json", {"reasons": labelled.reasons, "timings": labelled.timings, **counts})
         return [OUTPUT, RELAXED, "label.json"]
 

@@ -65,11 +65,15 @@ class Labelled:
     """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled.
 
     timings: of each calculation that was not in the cache, its kind, number of atoms and core seconds
+    n_computed, n_from_cache: calculations that were done here, and those that were known already; which is which
+        depends on what ran before, so neither is a metric
     """
 
     frames: list[Atoms] = field(default_factory=list)
     relaxed: Atoms | None = None
     reasons: list[str] = field(default_factory=list)
+    n_computed: int = 0
+    n_from_cache: int = 0
     n_too_forceful: int = 0
     n_too_close: int = 0
     timings: list[tuple[str, int, float]] = field(default_factory=list)
@@ -154,7 +158,9 @@ class Protocol:
         key = self.cache.key(atoms, kind, self.labeler.settings_id())
         known = self.cache.get(key)
         if known is not None:
+            result.n_from_cache += 1
             return known
+        result.n_computed += 1
         with self._workdir(key) as folder:
             try:
                 begin = time.monotonic()

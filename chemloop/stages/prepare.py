@@ -43,6 +43,9 @@ class Prepare(Stage):
             frame += f"-{file_hash(Path(model.checkpoint))[:8]}"
         else:
             frame += f"-{model.checkpoint}"
+        if (head := getattr(model, "head", None)) is not None and model.checkpoint is not None:
+            # one file may hold several potentials
+            frame += f"-{head}"
         base = {"checkpoint": model.checkpoint, "energy_frame": frame, "notice": notice, **self._batches(potential)}
         write_json(item.folder / BASE, base)
         return [BASE]

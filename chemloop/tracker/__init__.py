@@ -6,7 +6,7 @@ was killed, or ran without network, loses no point and shows none twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +20,29 @@ class Point:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a campaign found, as plain values; name: letters, digits and underscores."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
 class Tracker(Protocol):
     """Shows metrics; `conf/tracker/NAME.yaml` + `chemloop/tracker/NAME.py`."""
 
     def begin(self, campaign: Path, config: dict[str, Any]) -> None:
         """Open; called once by a driver, before the first `show`."""
 
-    def show(self, history: Sequence[Point]) -> None:
-        """Show what is new in the history; its points only ever grow at the end."""
+    def show(self, history: Sequence[Point], checkpoints: Mapping[int, Path] | None = None) -> None:
+        """Show what is new; the history's points only ever grow at the end.
+
+        checkpoints: of the force field, by iteration, all there are so far
+        """
+
+    def tabulate(self, tables: Sequence[Table]) -> None:
+        """Show the tables, once, when a campaign has come to its end."""
 
     def end(self) -> bool:
         """Close; whether everything is shown."""

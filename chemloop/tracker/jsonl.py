@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chemloop.runtime.disk import write_whole
-from chemloop.tracker import Point
+from chemloop.tracker import Point, Table
 
 
 @dataclass
 class JsonlTracker:
-    """One line per point: {"iteration": 1, "screen/n_sun": 7, ...}."""
+    """One line per point: {"iteration": 1, "screen/n_sun": 7, ...}; checkpoints and tables stay where they are."""
 
     def begin(self, campaign: Path, config: dict[str, Any]) -> None:
         self._path = campaign / "metrics.jsonl"
 
-    def show(self, history: Sequence[Point]) -> None:
+    def show(self, history: Sequence[Point], checkpoints: Mapping[int, Path] | None = None) -> None:
         lines = [json.dumps({"iteration": point.iteration, **point.metrics}) for point in history]
         write_whole(self._path, ("\n".join(lines) + "\n").encode())
+
+    def tabulate(self, tables: Sequence[Table]) -> None:
+        """Nothing: the structures are in `structures.db`, the motifs in `catalogue.json`."""
 
     def end(self) -> bool:
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chemloop.loop import run_loop, stages_of, stop_reason
+from chemloop.loop import completeness_of, run_loop, stages_of, stop_reason
+from chemloop.physics.completeness import sentence
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
 from chemloop.runtime.ledger import Ledger
@@ -13,6 +14,7 @@ from chemloop.stages.stage import Stage
 from chemloop.tracker import Point
 from chemloop.workflow.ledger import rebuild
 from chemloop.workflow.report import write_campaign_report
+from chemloop.workflow.results import checkpoints, tables
 
 if TYPE_CHECKING:
     from chemloop.config import Settings
@@ -44,7 +46,7 @@ def explore(campaign: Campaign, settings: Settings, config: dict[str, Any]) -> s
 
     def on_stage(stage: Stage) -> None:
         history.extend(stage.points())
-        tracker.show(history)
+        tracker.show(history, checkpoints(campaign))
         if stage.notice is not None:
             print(f"notice: {stage.notice}", flush=True)
 
@@ -53,6 +55,7 @@ def explore(campaign: Campaign, settings: Settings, config: dict[str, Any]) -> s
 
     try:
         reason = run_loop(campaign, settings, on_stage, on_iteration)
+        tracker.tabulate(tables(campaign))
     finally:
         is_shown = tracker.end()
     n_iterations = max(point.iteration for point in history)
@@ -100,6 +103,13 @@ def iteration_line(iteration: int, metrics: dict[str, float]) -> str:
         f"entropy {metrics['curate/entropy_nats']:.3f} nats,"
         f" dH/dN {metrics['curate/entropy_growth_nats_per_frame']:.1e} nats/frame"
     )
+    known = [
+        f"{100 * metrics[key]:.0f} % of {kind}s"
+        for kind in ("environment", "motif")
+        if (key := f"curate/{kind}_coverage") in metrics
+    ]
+    if known:
+        parts.append(f"coverage {', '.join(known)}")
     if "finetune/test_force_rmse_after_mev_per_ang" in metrics:
         energy, force = (
             [metrics[f"finetune/test_{channel}_rmse_{when}_{unit}"] for when in ("before", "after", "base")]
@@ -126,6 +136,8 @@ def show_summary(campaign: Campaign, settings: Settings, reason: str) -> None:
         ("train", "curate/n_train", "{:.0f}"),
         ("entropy", "curate/entropy_nats", "{:.3f}"),
         ("dH/dN", "curate/entropy_growth_nats_per_frame", "{:.1e}"),
+        ("cov. env.", "curate/environment_coverage", "{:.3f}"),
+        ("cov. motif", "curate/motif_coverage", "{:.3f}"),
         ("E meV/atom", "finetune/test_energy_rmse_after_mev_per_atom", "{:.1f}"),
         ("F meV/A", "finetune/test_force_rmse_after_mev_per_ang", "{:.1f}"),
         ("base F", "finetune/test_force_rmse_base_mev_per_ang", "{:.1f}"),
@@ -140,5 +152,6 @@ def show_summary(campaign: Campaign, settings: Settings, reason: str) -> None:
         print(str(iteration).rjust(10) + "".join(cell.rjust(11) for cell in cells))
     print(f"\nlabels    {settings.labeler.settings_id()}")
     print(f"stopped   {reason}")
+    print(f"expected  {sentence(completeness_of(campaign, settings, last))}")
     print(f"report    {campaign.report}")
     print(f"database  {campaign.ledger} ({len(Ledger(campaign.ledger).rows())} structures)")

@@ -218,7 +218,7 @@ def track(item: Item, sweep: Sweep, settings: Settings, config: dict[str, Any]) 
     rows = [json.loads(line) for line in (item.folder / CURVES).read_text().splitlines()]
     curves = [{f"curves/{key}": value for key, value in row.items()} for row in rows]
     metrics = {f"learning_curve/{key}": value for key, value in read_json(item.folder / METRICS).items()}
-    point = {key: task[key] for key in ("selection", "n_train", "index", "seed")}
+    point = {"model": task["name"], "seed": task["index"]} | {key: task[key] for key in ("selection", "n_train")}
     tracker.begin(item.folder, config | {"point": point})
     tracker.show([Point(task["n_train"], values) for values in (*curves, metrics)])
     if tracker.end():

@@ -39,7 +39,7 @@ def rebuild(campaign: Campaign, settings: Settings) -> None:
 def settings_of(campaign: Campaign) -> Settings:
     """What an existing campaign was begun with, whatever the command line says.
 
-    Raises: CampaignError when there is no such campaign
+    Raises: CampaignError when there is no such campaign, or another version of ChemLoop computed it
     """
     from chemloop.config import load
 
@@ -47,4 +47,5 @@ def settings_of(campaign: Campaign) -> Settings:
         raise CampaignError(
             f"there is no campaign {campaign.folder}; give campaign=NAME, or the options that it was begun with"
         )
+    campaign.check_stages()
     return load(campaign.config())

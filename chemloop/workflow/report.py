@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,22 @@ import numpy as np
 import yaml
 
 from chemloop.loop import finished_iterations, stop_reason
-from chemloop.physics.structures import read_structures
-from chemloop.report.data import Drop, Find, Iteration, Parity, ReportData
+from chemloop.physics.completeness import Completeness, sentence
+from chemloop.report.data import Iteration, Parity, ReportData
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import read_json
+from chemloop.stages.exploration import CATALOGUE, COMPLETENESS
 from chemloop.stages.finetune import PARITY
-from chemloop.stages.label import RELAXED
-from chemloop.stages.select import why_not
-from chemloop.stages.stage import Stage
 from chemloop.workflow.ledger import settings_of
+from chemloop.workflow.report_effort import costs, drops, label_counts
+from chemloop.workflow.report_energies import add_hulls
+from chemloop.workflow.report_map import embedding
+from chemloop.workflow.report_rounds import Round, having, labelled, read_rounds
+from chemloop.workflow.report_structures import gallery, structure_cards, write_motifs
 
 if TYPE_CHECKING:
     from chemloop.config import Settings
+    from chemloop.physics.motifs import MotifCatalogue
 
 
 @dataclass
@@ -41,17 +44,22 @@ class WriteReport:
 
 
 def write_campaign_report(campaign: Campaign, settings: Settings, reason: str) -> None:
-    """report.html; reason: why the loop ended, empty while it goes on."""
+    """report.html, and the motifs as files; reason: why the loop ended, empty while it goes on."""
     from chemloop.report.page import write_report
 
+    rounds = read_rounds(campaign, settings)
+    catalogue = newest_catalogue(rounds)
+    data = report_data(campaign, settings, reason, rounds, catalogue)
     fresh = campaign.report.with_name(".report.html")
-    write_report(report_data(campaign, settings, reason), fresh)
+    write_report(data, fresh)
     os.replace(fresh, campaign.report)
+    write_motifs(catalogue, campaign.folder / "motifs")
 
 
-def report_data(campaign: Campaign, settings: Settings, reason: str) -> ReportData:
-    """What the report shows, read from the outputs of the finished stages."""
-    rounds = [{stage.name: stage for stage in stages} for stages in finished_iterations(campaign, settings)]
+def report_data(
+    campaign: Campaign, settings: Settings, reason: str, rounds: Sequence[Round], catalogue: MotifCatalogue
+) -> ReportData:
+    """What the report shows, read from the outputs of the finished stages; catalogue: of the motifs so far."""
     config = {key: value for key, value in campaign.config().items() if key not in ("outputs", "label_cache")}
     data = ReportData(
         campaign=campaign.name,
@@ -60,22 +68,43 @@ def report_data(campaign: Campaign, settings: Settings, reason: str) -> ReportDa
         config_yaml=yaml.safe_dump(config, sort_keys=False),
         versions=versions(campaign),
         stop_reason=reason,
-        iterations=[iteration_data(number, stages) for number, stages in enumerate(rounds)],
+        iterations=[iteration_data(each) for each in rounds],
         hull_energies="label",
         stable_below=settings.loop.screen.stable_below,
-        drops=[drop for stages in rounds for stage in stages.values() for drop in drops(stage)],
+        drops=[drop for each in rounds for drop in drops(each)],
+        costs=costs(campaign),
+        mobile_ion=settings.system.mobile_ion,
+        bond_cutoffs=dict(settings.system.bond_cutoffs),
     )
-    fitted = [(number, stages["finetune"]) for number, stages in enumerate(rounds) if "finetune" in stages]
+    data.labels_computed, data.labels_from_cache = label_counts(campaign)
+    fitted = list(having(rounds, "finetune"))
     if fitted:
-        data.parity_iteration, stage = fitted[-1]
-        data.energy_parity, data.force_parity = parities(stage.folder / PARITY)
-    curated = [stages["curate"] for stages in rounds if "curate" in stages]
-    if curated:
-        converged = [atoms for atoms in read_structures(curated[-1].folder / RELAXED) if atoms.info["converged"]]
-        data.references = [atoms for atoms in converged if not is_find(atoms.info["id"])]
-        stable = [atoms for atoms in converged if atoms.info["e_above_hull"] < settings.loop.screen.stable_below]
-        data.finds = [find(atoms) for atoms in stable if is_find(atoms.info["id"])]
+        data.parity_iteration = fitted[-1].number
+        data.energy_parity, data.force_parity = parities(fitted[-1].stages["finetune"].folder / PARITY)
+    structures = labelled(rounds)
+    add_hulls(data, rounds, structures)
+    data.structures = structure_cards(rounds, structures, catalogue)
+    data.embedding = embedding(campaign, rounds)
+    data.completeness = [completeness_of(each) for each in rounds]
+    measured = [each for each in data.completeness if each is not None]
+    data.sentence = sentence(measured[-1]) if measured else ""
+    data.gallery = gallery(catalogue)
     return data
+
+
+def newest_catalogue(rounds: Sequence[Round]) -> MotifCatalogue:
+    """The motifs of all iterations, by the newest curate stage; empty before the first one."""
+    from chemloop.physics.motifs import MotifCatalogue
+
+    paths = [each.stages["curate"].folder / CATALOGUE for each in having(rounds, "curate")]
+    return MotifCatalogue.from_json(read_json(paths[-1])) if paths else MotifCatalogue()
+
+
+def completeness_of(each: Round) -> Completeness | None:
+    """What the curate stage measured, None before it is finished."""
+    if "curate" not in each.stages:
+        return None
+    return Completeness.from_json(read_json(each.stages["curate"].folder / COMPLETENESS))
 
 
 def label_source(settings: Settings) -> str:
@@ -84,12 +113,10 @@ def label_source(settings: Settings) -> str:
     return f"{name} (not DFT)" if settings.options["labeler"] == "teacher" else name
 
 
-def iteration_data(number: int, stages: dict[str, Stage]) -> Iteration:
-    metrics = {key: value for stage in stages.values() for key, value in stage.metrics.items()}
-    if "screen" not in stages:
-        return Iteration(number, metrics)
-    screened = [atoms for atoms in stages["screen"].output() if atoms.info["converged"]]
-    return Iteration(number, metrics, np.array([atoms.info["e_above_hull"] for atoms in screened]))
+def iteration_data(each: Round) -> Iteration:
+    metrics = {key: value for stage in each.stages.values() for key, value in stage.metrics.items()}
+    above = np.array([atoms.info["e_above_hull"] for atoms in each.candidates])
+    return Iteration(each.number, metrics, above if "screen" in each.stages else None)
 
 
 def parities(path: Path) -> tuple[Parity | None, Parity | None]:
@@ -103,36 +130,6 @@ def parities(path: Path) -> tuple[Parity | None, Parity | None]:
         )
         force.sampled_from = int(arrays["n_forces"])
     return energy, force
-
-
-def is_find(structure_id: str) -> bool:
-    """Whether the structure was generated, not known from the start."""
-    return "-g" in structure_id
-
-
-def find(atoms: Any) -> Find:
-    from chemloop.physics.matching import space_group
-
-    return Find(atoms, int(atoms.info["id"][1:3]), space_group(atoms))
-
-
-def drops(stage: Stage) -> list[Drop]:
-    """Structures that this stage sorted out by reason, and its failed items."""
-    reasons: Counter[str] = Counter()
-    if stage.name == "relax":
-        candidates = [atoms for atoms in stage.output() if atoms.info["role"] == "candidate"]
-        reasons.update(atoms.info["dropped"].partition(":")[0] for atoms in candidates if "dropped" in atoms.info)
-    if stage.name == "screen":
-        reasons.update(why_not(atoms) for atoms in stage.output())
-        del reasons["not selected"]
-    if stage.name == "generate":
-        for key, n in stage.metrics.items():
-            for kind, what in (("dropped", ""), ("rejected", "attempt: ")):
-                prefix = f"generate/n_{kind}_"
-                if key.startswith(prefix):
-                    reasons[what + key.removeprefix(prefix).replace("_", " ")] += int(n)
-    counted = [Drop(stage.name, reason, count) for reason, count in sorted(reasons.items())]
-    return counted + [Drop(stage.name, failure["reason"], 1, failure["item"]) for failure in stage.failures()]
 
 
 def versions(campaign: Campaign) -> dict[str, str]:

@@ -1,10 +1,15 @@
 """The closed loop with real components, small."""
 
+import json
 import re
 import time
 from pathlib import Path
 
+import numpy as np
+
 from chemloop.config import load
+from chemloop.physics.completeness import Completeness
+from chemloop.physics.motifs import MotifCatalogue
 from chemloop.physics.structures import read_structures
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.ledger import Ledger
@@ -20,7 +25,11 @@ def test_what_is_printed(undisturbed):
         assert text in lines[1]
     for text in ("entropy", "dH/dN", "test RMSE"):
         assert text in lines[0] and text in lines[1]
+    assert "coverage" in lines[1] and "% of motifs" in lines[1] and "coverage" not in lines[0]
     assert "loop.max_iterations = 1 reached" in printed
+    (expected,) = re.findall(r"^expected  (.*)$", printed, flags=re.MULTILINE)
+    assert re.match(r"Of the environments of a further generated structure, \d+(\.\d)? % \(95 % interval ", expected)
+    assert re.search(r"another \d+ structures would bring about \d+ \(\d+ to \d+\) new kinds of environment", expected)
     assert str(folder / "report.html") in printed
     assert "teacher-7net-0" in printed
     assert "DFT" not in printed
@@ -67,7 +76,7 @@ def test_damaged_outputs_are_computed_again(undisturbed, tmp_path):
     relaxed.write_bytes(relaxed.read_bytes()[:-100])
     item = copy / "iter-001/2-relax/items/0001/output.extxyz"
     item.write_bytes(item.read_bytes()[:-100])
-    checkpoint = next((copy / "iter-001/7-finetune/items/0000").glob("*.p*"))
+    checkpoint = next((copy / "iter-001/8-finetune/items/0000").glob("*.p*"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     ended = small.run(copy.parent)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -76,14 +85,30 @@ def test_damaged_outputs_are_computed_again(undisturbed, tmp_path):
 
 
 def test_frames_never_move_from_train_to_test(undisturbed):
-    import json
-
     folder, _ = undisturbed
-    splits = [json.loads((folder / f"iter-00{k}/6-curate/split.json").read_text()) for k in (0, 1)]
+    splits = [json.loads((folder / f"iter-00{k}/7-curate/split.json").read_text()) for k in (0, 1)]
     assert splits[1]["train"][: len(splits[0]["train"])] == splits[0]["train"]
     for split in splits:
         assert not set(split["train"]) & set(split["test"])
         assert len(split["test"]) > 0
+
+
+def test_every_iteration_is_described_and_measured(undisturbed):
+    folder, _ = undisturbed
+    ids = []
+    for iteration in ("iter-000", "iter-001"):
+        described, curated = folder / iteration / "4-describe", folder / iteration / "7-curate"
+        structures = read_structures(described / "output.extxyz")
+        ids += [atoms.info["id"] for atoms in structures]
+        motifs = json.loads((described / "motifs.json").read_text())
+        assert set(motifs) == {atoms.info["id"] for atoms in structures}
+        with np.load(described / "fingerprints.npz") as arrays:
+            assert len(arrays["ids"]) == len(arrays["whole"]) == len(structures)
+        completeness = Completeness.from_json(json.loads((curated / "completeness.json").read_text()))
+        assert np.isfinite(completeness.entropy)
+    catalogue = MotifCatalogue.from_json(json.loads((curated / "catalogue.json").read_text()))
+    assert {entry.host for entry in catalogue.entries} <= set(ids)
+    assert catalogue.n_structures == len(structures) == completeness.environments.n_samples > 0
 
 
 def test_only_one_offline_run_holds_all_metrics(undisturbed):

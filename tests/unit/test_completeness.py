@@ -1,107 +1,130 @@
-"""Entropies at fixed sample size, their growth along a selection, and the stop rule."""
+"""What an iteration says of completeness: estimates from structures, the stop rule, the closing sentence, JSON."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from chemloop.physics.completeness import entropy_at, entropy_curve, entropy_growth, is_complete
-from chemloop.physics.entropy import entropy, greedy_selection
+from chemloop.physics.completeness import Completeness, Seen, is_complete, seen, sentence
+from chemloop.physics.unseen import Estimate
 
-H = 0.015
-
-
-def kinds(n: int, n_kinds: int, seed: int) -> np.ndarray:
-    """n environments of n_kinds clearly different kinds, in equal shares."""
-    return np.random.default_rng(seed).permutation(np.resize(np.eye(n_kinds), (n, n_kinds)))
+ENVIRONMENTS = Seen(
+    448, 512, Estimate(0.93, 0.015, 0.9, 0.96), Estimate(600, 20, 560, 660), 224, Estimate(12, 3.5, 5, 19)
+)
+MOTIFS = replace(ENVIRONMENTS, coverage=Estimate(0.996, 0.003, 0.951, 1.0), expected_new=Estimate(2.6, 1.5, -0.3, 6.2))
 
 
-def test_fixed_size_entropy_does_not_depend_on_the_size_of_the_set():
-    small, large = kinds(200, 10, 0), kinds(2000, 10, 1)
-    a, b = (entropy_at(x, 100, 20, H, seed=3) for x in (small, large))
-    assert abs(a.mean - b.mean) < 4 * np.hypot(a.standard_error, b.standard_error) + 0.01
-    assert 0 < a.standard_error < 0.02
-    assert a.mean < np.log(10)
+def iteration(number: int, entropy: float = 4.0, growth: float = 1e-5, **kinds: Seen | None) -> Completeness:
+    return Completeness(number, entropy, 0.01, growth, **kinds)
 
 
-def test_standard_error_is_that_of_the_mean_of_the_draws():
-    x = kinds(400, 10, 0)
-    means = [entropy_at(x, 50, 8, H, seed=seed).mean for seed in range(60)]
-    errors = [entropy_at(x, 50, 8, H, seed=seed).standard_error for seed in range(60)]
-    assert np.std(means, ddof=1) == pytest.approx(np.mean(errors), rel=0.3)
+def test_json_keeps_everything():
+    for whole in (
+        Completeness(2, 4.5, 0.01, 1e-4, 0.3, 0.02, ENVIRONMENTS, MOTIFS, 1e-5),
+        Completeness(0, 3.5, None, 1e-3),
+    ):
+        assert Completeness.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
 
-def test_fixed_size_entropy_tells_richer_sets():
-    assert entropy_at(kinds(400, 20, 0), 100, 5, H).mean > entropy_at(kinds(400, 10, 0), 100, 5, H).mean + 0.3
+def test_the_closing_sentence():
+    assert sentence(iteration(2, environments=ENVIRONMENTS, motifs=MOTIFS)) == (
+        "Of the environments of a further generated structure, 93 % (95 % interval 90 to 96 %) are expected to be"
+        " known, of its anion motifs 99.6 % (95 % interval 95 to 100 %); another 224 structures would bring about 12"
+        " (5 to 19) new kinds of environment and 3 (0 to 6) new motifs."
+    )
 
 
-def test_fixed_size_entropy_is_repeatable_and_known_for_the_whole_set():
-    x = kinds(60, 7, 0)
-    assert entropy_at(x, 30, 5, H, seed=1) == entropy_at(x, 30, 5, H, seed=1)
-    assert entropy_at(x, 30, 5, H, seed=1) != entropy_at(x, 30, 5, H, seed=2)
-    assert entropy_at(x, 60, 5, H) == (entropy(x, H), 0.0)
-
-
-@pytest.mark.parametrize("n, repeats", [(0, 5), (-1, 5), (61, 5), (30, 1)])
-def test_impossible_samples_are_refused(n, repeats):
-    with pytest.raises(ValueError, match="out of 60 environments: the sample size must be from 1"):
-        entropy_at(kinds(60, 7, 0), n, repeats, H)
-
-
-def test_curve_is_the_entropy_of_each_beginning():
-    rng = np.random.default_rng(0)
-    frames = [rng.normal(scale=0.02, size=(rng.integers(1, 5), 6)) for _ in range(20)]
-    curve = entropy_curve(frames, [0, 1, 2, 7, 20], H)
-    expected = [0.0] + [entropy(np.vstack(frames[:m]), H) for m in (1, 2, 7, 20)]
-    np.testing.assert_allclose(curve, expected, atol=1e-9)
-
-
-def test_growth_per_frame():
-    # All environments differ: H = log n, so the last two of twenty frames of one atom add log(20 / 18) together.
-    assert entropy_growth(list(np.eye(20)[:, None]), 0.1, H) == pytest.approx(np.log(20 / 18) / 2)
-    # Nothing new in the last ten: what was there twice becomes uneven only.
-    repeated = [np.eye(10)[[i % 10]] for i in range(20)]
-    assert entropy_growth(repeated, 0.5, H) == pytest.approx(0.0, abs=1e-9)
-    assert entropy_growth([np.eye(3)], 0.1, H) == pytest.approx(np.log(3))
-
-
-def test_growth_falls_along_a_greedy_selection():
-    rng = np.random.default_rng(1)
-    frames = [np.eye(15)[[i]] + rng.normal(scale=0.001, size=(1, 15)) for i in rng.integers(0, 15, size=100)]
-    order, _ = greedy_selection(frames, np.zeros((0, 15)), 60, H)
-    picked = [frames[i] for i in order]
-    assert entropy_growth(picked[:10], 0.2, H) > 20 * abs(entropy_growth(picked, 0.2, H))
+def test_the_sentence_where_something_is_missing():
+    assert "motif" not in sentence(iteration(2, environments=ENVIRONMENTS))
+    assert sentence(iteration(2, motifs=MOTIFS)).startswith(
+        "Of the anion motifs of a further generated structure, 99.6 %"
+    )
+    assert "No structure has been generated so far that converged" in sentence(iteration(0))
+    nearly = replace(ENVIRONMENTS, coverage=Estimate(0.9999, 0, 0.99, 1.0))
+    assert "99.9 % (95 % interval 99.0 to 100 %)" in sentence(iteration(2, environments=nearly))
 
 
 @pytest.mark.parametrize(
-    "entropies, gradients, expected, words",
+    "entropies, growth, expected, words",
     [
-        ([3.0, 4.0], [1e-2, 1e-5], False, "2 iterations so far, the stop rule needs 3"),
-        ([3.0, 4.0, 4.5], [1e-2, 1e-3, 1e-5], False, "grew by 1.5 nats over 2 iterations (not below"),
-        (
-            [3.0, 4.0, 4.01, 4.02],
-            [1e-2, 1e-2, 1e-2, 1e-3],
-            False,
-            "0.001 nats per frame (not below the limit of 0.0001)",
-        ),
-        (
-            [3.0, 4.0, 4.01, 4.02],
-            [1e-2, 1e-2, 1e-2, 1e-5],
-            True,
-            "complete: the entropy at fixed sample size grew by 0.02",
-        ),
-        ([4.0, 4.0, 3.9], [1e-2, 1e-3, -1e-5], True, "grew by -0.1 nats"),
-        ([4.0, 4.0, float("nan")], [1e-2, 1e-3, 1e-5], False, "nan nats"),
+        ([3.0, 4.0], 1e-5, False, "2 iterations so far, the stop rule needs 3"),
+        ([3.0, 4.0, 4.5], 1e-5, False, "grew by 1.5 nats over 2 iterations (not below"),
+        ([3.0, 4.0, 4.01, 4.02], 1e-3, False, "0.001 nats per frame (not below the limit of 0.0001)"),
+        ([3.0, 4.0, 4.01, 4.02], 1e-5, True, "complete: the entropy at fixed sample size grew by 0.02"),
+        ([4.0, 4.0, 3.9], -1e-5, True, "grew by -0.1 nats"),
+        ([4.0, 4.0, float("nan")], 1e-5, False, "nan nats"),
     ],
 )
-def test_stop_rule(entropies, gradients, expected, words):
-    verdict = is_complete(entropies, gradients, tolerance=0.05, patience=2, gradient_limit=1e-4)
+def test_stop_rule(entropies, growth, expected, words):
+    history = [iteration(number, entropy, growth) for number, entropy in enumerate(entropies)]
+    verdict = is_complete(history, {"entropy": 0.05, "growth": 1e-4}, patience=2)
     assert verdict.complete is expected and bool(verdict) is expected
     assert words in verdict.reason
     assert verdict.reason.startswith("complete" if expected else "not complete")
 
 
-@pytest.mark.parametrize("gradients, patience", [([1e-2, 1e-3], 0), ([1e-3], 1)])
-def test_stop_rule_refuses_nonsense(gradients, patience):
-    with pytest.raises(ValueError, match="patience must be above 0, and each iteration has one of each"):
-        is_complete([3.0, 3.0], gradients, 0.05, patience, 1e-4)
+@pytest.mark.parametrize(
+    "limits, expected, words",
+    [
+        ({"environment_coverage": 0.9}, True, "coverage of environments is 0.930, 95 % interval from 0.900 (not below"),
+        ({"environment_coverage": 0.95}, False, "from 0.900 (below the limit of 0.95)"),
+        ({"motif_coverage": 0.95}, True, "the coverage of motifs is 0.996, 95 % interval from 0.951 (not below"),
+        ({"growth": 1e-4, "motif_coverage": 0.96}, False, "(below the limit of 0.0001) and the coverage of motifs"),
+    ],
+)
+def test_coverage_is_judged_by_the_lower_end(limits, expected, words):
+    history = [iteration(number, environments=ENVIRONMENTS, motifs=MOTIFS) for number in range(3)]
+    verdict = is_complete(history, limits, patience=2)
+    assert verdict.complete is expected and words in verdict.reason
+    assert "entropy" not in verdict.reason
+
+
+def test_no_structures_no_coverage():
+    verdict = is_complete([iteration(number) for number in range(3)], {"motif_coverage": 0.5}, 2)
+    assert not verdict and "coverage of motifs is not known, because no structure with any" in verdict.reason
+
+
+@pytest.mark.parametrize("limits, patience", [({}, 2), ({"entropy": 0.1}, 0), ({"entropy": 0.1, "novelty": 0.1}, 2)])
+def test_stop_rule_refuses_nonsense(limits, patience):
+    with pytest.raises(
+        ValueError, match="patience must be above 0, criteria are any of entropy, growth, environment_c"
+    ):
+        is_complete([iteration(0)], limits, patience)
+
+
+def test_references_are_no_samples_but_flagged():
+    counts, is_in_references = np.array([0, 3, 1, 1, 2]), np.array([True, True, False, False, False])
+    found = seen(counts, 4, is_in_references, [None, "a", "b", "b", "a"], further=2)
+    assert (found.n_samples, found.n_seen, found.n_known, found.further) == (4, 4, 1, 2)
+    alone = seen(counts[1:], 4, is_in_references[1:], ["a", "b", "b", "a"], further=2)
+    assert found == alone, "a kind that only a reference holds has no effect"
+
+
+def test_nothing_generated():
+    assert seen(np.zeros(3, int), 0, np.ones(3, bool), [None] * 3, 1) is None
+    assert seen(np.zeros(0, int), 5, np.zeros(0, bool), [], 1) is None
+
+
+def test_one_structure_tells_nothing_of_the_rest():
+    found = seen(np.ones(7, int), 1, np.zeros(7, bool), ["a"] * 7, further=1)
+    assert found.coverage.value == 0 and found.coverage.high > 0.9
+    assert found.expected_new.value == 7 and found.expected_new.low == 0
+    assert np.isfinite(found.estimated).all()
+
+
+def test_identical_structures_leave_nothing_to_find():
+    found = seen(np.full(3, 50), 50, np.zeros(3, bool), ["a"] * 3, further=50)
+    assert found.coverage.value == 1 and found.coverage.low > 0.9
+    assert (found.estimated.value, round(found.expected_new.value)) == (3, 0)
+
+
+def test_kinds_that_come_in_bunches_widen_the_intervals():
+    counts, none = np.array([1, 1, 1, 1, 1, 1, 4, 9]), np.zeros(8, bool)
+    apart = seen(counts, 12, none, list("abcdefgh"), 12)
+    together = seen(counts, 12, none, list("aaaaaabc"), 12)
+    assert together.coverage.value == apart.coverage.value
+    assert together.coverage.standard_error == pytest.approx(6**0.5 * apart.coverage.standard_error)
+    assert together.expected_new.high > apart.expected_new.high and together.estimated.high > apart.estimated.high

@@ -10,7 +10,7 @@ from ase.build import bulk
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from chemloop.physics import completeness, kernel_sums
+from chemloop.physics import distinct_rows, entropy_series, kernel_sums
 from chemloop.physics import entropy as module
 from chemloop.physics.descriptors import blind_environments
 from chemloop.physics.entropy import (
@@ -258,10 +258,25 @@ def test_sets_that_grow_cost_what_is_added(pruned):
 
 
 def test_curve_of_a_large_set_is_the_entropy_of_each_beginning(pruned, monkeypatch):
-    monkeypatch.setattr(completeness, "DIRECT_PAIRS", 0)
+    monkeypatch.setattr(entropy_series, "DIRECT_PAIRS", 0)
     frames = [environments_like(20, seed) for seed in range(30)]
     expected = [np.log(20 * m) - direct(*[np.vstack(frames[:m])] * 2).mean() for m in (3, 30)]
-    np.testing.assert_allclose(completeness.entropy_curve(frames, [0, 3, 30], H), [0.0, *expected], rtol=1e-6)
+    np.testing.assert_allclose(entropy_series.entropy_curve(frames, [0, 3, 30], H), [0.0, *expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 0.1, 1.0])
+def test_an_entropy_is_too_large_by_less_than_its_tolerance(pruned, tolerance):
+    rng = np.random.default_rng(0)
+    several = environments_like(2000, 0)[rng.integers(2000, size=3000)]
+    for x in (points(3001, 0, 6, spread=0.03), environments_like(3000, 0), several):
+        exact = np.log(len(x)) - direct(x, x).mean()
+        before = sum(pruned)
+        error = entropy(x, H, tolerance=tolerance) - exact
+        assert -1e-6 < error < tolerance
+        with_tolerance = sum(pruned) - before
+        entropy(x, H)
+        assert with_tolerance < sum(pruned) - before - with_tolerance
+    assert tolerance < 0.1 or error > 1e-6
 
 
 def test_copies_are_met_once(pruned):
@@ -272,9 +287,9 @@ def test_copies_are_met_once(pruned):
 
 def test_rows_are_told_apart_where_keys_are_not(monkeypatch):
     x = np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]], dtype=np.float32)
-    for keys in (kernel_sums._keys, lambda bits: np.zeros(len(bits), dtype=np.uint64)):
-        monkeypatch.setattr(kernel_sums, "_keys", keys)
-        first, places, counts = kernel_sums.distinct_rows(x)
+    for keys in (distinct_rows._keys, lambda bits: np.zeros(len(bits), dtype=np.uint64)):
+        monkeypatch.setattr(distinct_rows, "_keys", keys)
+        first, places, counts = distinct_rows.distinct_rows(x)
         assert x[first][places].tolist() == x.tolist() and sorted(counts) == [1, 2]
 
 

@@ -93,6 +93,8 @@ def test_same_seed_same_labels_and_nothing_is_computed_twice(tmp_path):
     once = protocol(tmp_path, first).label(crystal(), seed=1, is_reference=False)
     again = protocol(tmp_path, second).label(crystal(), seed=1, is_reference=False)
     assert second.computed == []
+    assert (once.n_computed, once.n_from_cache) == (8, 0)
+    assert (again.n_computed, again.n_from_cache) == (0, 8)
     assert [frame.info["label_energy"] for frame in once.frames] == pytest.approx(
         [frame.info["label_energy"] for frame in again.frames], abs=1e-12
     )

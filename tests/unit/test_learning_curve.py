@@ -1,5 +1,8 @@
 """The learning curve without any backend: its pool, its split, its rankings, its figures, and what it refuses."""
 
+import base64
+import gzip
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -12,9 +15,9 @@ from ase import Atoms
 from ase.io import write
 
 from chemloop.config import campaign_name, load
-from chemloop.physics.completeness import entropy_growth
 from chemloop.physics.descriptors import environments
 from chemloop.physics.entropy import greedy_selection
+from chemloop.physics.entropy_series import entropy_growth
 from chemloop.physics.structures import set_results, write_structures
 from chemloop.report.curve_data import CurveData, CurveParity, CurveRow, markdown
 from chemloop.report.learning_curve import write_curve_report
@@ -94,7 +97,7 @@ def test_frames_without_parents_are_grouped_by_formula(tmp_path):
 def test_pool_of_a_campaign_is_what_its_finished_stages_labelled(tmp_path):
     campaign = tmp_path / "outputs" / "mine"
     frames = frames_of()
-    for folder, part, is_done in (("0-seed", frames[:8], True), ("5-label", frames[8:], False)):
+    for folder, part, is_done in (("0-seed", frames[:8], True), ("6-label", frames[8:], False)):
         stage = campaign / "iter-000" / folder
         stage.mkdir(parents=True)
         write_structures(stage / "output.extxyz", part)
@@ -143,7 +146,7 @@ def test_rankings_use_the_cached_environments_and_smaller_sets_are_parts_of_larg
         picked, _ = greedy_selection(described, np.zeros((0, 0)), n_frames)
         np.testing.assert_array_equal(rankings["entropy", 0][:n_frames], picked)
         in_order = [described[index] for index in rankings["random", 1][:n_frames]]
-        assert growth(entropies, n_frames) == pytest.approx(entropy_growth(in_order), abs=1e-9)
+        assert growth(entropies, n_frames) == pytest.approx(entropy_growth(in_order).value, abs=1e-9)
     assert not np.array_equal(rankings["random", 0], rankings["random", 1])
     assert sorted(rankings["random", 1]) == list(range(len(frames)))
     assert ranking_item(sweep, "entropy", 0) == ranking_item(sweep, "entropy", 1)
@@ -270,6 +273,9 @@ def test_figures_are_files_that_need_no_network(data, tmp_path):
     names = write_curve_report(data, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     page = (tmp_path / "learning_curve.html").read_text()
+    packed = re.search(r'id="figures">([^<]*)<', page)
+    assert packed is not None
+    page += gzip.decompress(base64.b64decode(packed[1])).decode()
     for text in ("log₁₀ dH", "Energy RMSE", "Force RMSE", "chgnet, entropy", "dpa3, random", "not DFT"):
         assert text in page
     assert "begins without them, from random weights" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from functools import cache
 from itertools import combinations
@@ -268,6 +269,12 @@ def star(centre: str, ligand: str, n: int) -> Net:
     return Net((centre, *[ligand] * n), tuple((0, k, (0, 0, 0)) for k in range(1, n + 1)))
 
 
+def test_locants_tell_isomers_and_so_need_two_atoms():
+    links = tuple((i, (i + 1) % 4, (0, 0, 0)) for i in range(4))
+    assert name_of(Net(("P", "S", "S", "S"), links), None) == "PS3"
+    assert name_of(Net(("P", "P", "S", "S"), links), None) == "1,2-P2S2"
+
+
 @pytest.mark.parametrize(
     "net, name",
     [
@@ -329,6 +336,32 @@ def test_catalogue():
     assert len({entry.file_stem for entry in catalogue.entries}) == 4
     with pytest.raises(StructureError, match="i04 has e_above_hull = nan: a finite number, or None, is needed"):
         catalogue.add(glass, "i04", 4, float("nan"))
+
+
+def test_catalogue_as_json():
+    catalogue = MotifCatalogue()
+    hosts = ("mp-985583", "mp-690", "mp-7260", "mp-2412", "mp-568348", "mp-641703")
+    for number, name in enumerate(hosts):
+        catalogue.add(find_motifs(references()[name], CUTOFFS, "Li"), name, number // 3, 0.1 * number, number < 3)
+    again = MotifCatalogue.from_json(json.loads(json.dumps(catalogue.to_json())))
+    assert again == catalogue
+    for entry, other in zip(catalogue.entries, again.entries, strict=True):
+        assert (entry.title, entry.motif.net, entry.file_stem) == (other.title, other.motif.net, other.file_stem)
+        assert entry.motif.atoms == other.motif.atoms
+    firsts = {entry.title: entry.first_structure for entry in again.entries}
+    assert (firsts["PS4^3-"], firsts["P4S5 cage"]) == ("mp-641703", None)
+    for each in (catalogue, again):
+        assert each.add(find_motifs(references()["mp-690"], CUTOFFS, "Li"), "again", 3) == []
+        each.add(find_motifs(references()["mp-118"], CUTOFFS, "Li"), "new", 3)
+    assert again == catalogue and again.entries[-1].title == "P4 cage"
+
+
+def test_cutoffs_of_the_packaged_system_close_the_rings_of_its_references(compose_config):
+    """S-S bonds of these two are up to 2.205 A long, beyond the paper's cut-off."""
+    cutoffs = compose_config()["system"]["bond_cutoffs"]
+    for name in ("mp-557559", "mp-83"):
+        assert {motif.title for motif in find_motifs(references()[name], CUTOFFS, "Li")} == {"S7"}
+        assert {motif.title for motif in find_motifs(references()[name], cutoffs, "Li")} == {"S7 ring"}
 
 
 def test_catalogue_tells_names_by_bonds_not_by_hosts():

@@ -7,8 +7,9 @@ import pytest
 
 from chemloop.config import load
 from chemloop.model.chgnet import PACKAGED
+from chemloop.model.dpa3 import DPA3ForceField
 from chemloop.runtime.campaign import Campaign
-from chemloop.runtime.disk import read_json
+from chemloop.runtime.disk import file_hash, read_json
 from chemloop.runtime.errors import ChemLoopError
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.stage import base_model
@@ -50,6 +51,14 @@ def test_without_its_named_weights_a_model_begins_untrained_and_says_so(prepare,
     assert (model.checkpoint, frame) == (None, "mattersim-untrained")
     for text in ("MatterSim-v1.0.0-5M", "cannot be reached", str(tmp_path / "weights"), "random weights"):
         assert text in stage.notice
+
+
+@pytest.mark.parametrize("head", ["A", "B"])
+def test_each_head_of_a_file_has_an_energy_frame_of_its_own(prepare, tmp_path, head):
+    DPA3ForceField(None, elements=["Li", "P", "S"]).load().save(tmp_path / "dpa3.pt")
+    stage = prepare("model=dpa3", f"model.checkpoint={tmp_path / 'dpa3.pt'}", f"model.head={head}")
+    stage.ensure()
+    assert base_model(stage)[1] == f"dpa3-{file_hash(tmp_path / 'dpa3.pt')[:8]}-{head}"
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,19 @@ from ase import Atoms
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser
 
+from chemloop.report.best import N_BEST
 from chemloop.report.data import Drop, Find, Iteration, Parity, ReportData, formula, plain_formula
 from chemloop.report.distribution import binned
-from chemloop.report.page import N_BEST, Panel, panels, write_report
+from chemloop.report.page import Panel, panels, write_report
 from chemloop.report.parity import N_DRAWN, drawn
 from chemloop.report.phase_diagram import corner_positions, hull_view
 from chemloop.report.picture import write_picture
 from chemloop.runtime.errors import EnergyFrameError, StructureError
 
 SOURCE = "teacher 7net-0 (not DFT)"
-FIGURES = ("e-hull", "yield", "entropy", "growth", "errors", "parity-energies", "parity-forces", "hull")
+FIGURES = ("e-hull", "yield", "hull-known", "hull", "entropy", "training", "errors", "parity-energies", "parity-forces")
+"""Of a campaign of which nothing but curves, parities and a hull is known."""
+LOSSES = ("losses",)
 
 
 def crystal(name: str, energy_per_atom: float, id: str, frame: str = "chgnet-a") -> Atoms:
@@ -91,32 +94,28 @@ def page(data: ReportData, tmp_path) -> str:
     return (tmp_path / "report.html").read_text()
 
 
-def without_plotly(text: str) -> str:
-    scripts = re.findall(r"<script>.*?</script>", text, flags=re.DOTALL)
-    return text.replace(max(scripts, key=len), "")
+def without_scripts(text: str) -> str:
+    return re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.DOTALL)
 
 
 def words(text: str) -> str:
     """What a reader sees of the page, without scripts and tags."""
-    text = re.sub(r"<(script|style)\b.*?</\1>", " ", without_plotly(text), flags=re.DOTALL)
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without_scripts(text))))
 
 
 def drawn_panels(data: ReportData) -> dict[str, Panel]:
-    """The panels by name, with the slashes that plotly escapes."""
-    return {panel.name: replace(panel, figure=panel.figure.replace("\\u002f", "/")) for panel in panels(data)}
+    """The panels by name."""
+    return {panel.name: panel for panel in panels(data)}
 
 
 def test_one_file_without_network(data, tmp_path):
     text = page(data, tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 8e6
-    assert "plotly.js v" in text
-    ours = without_plotly(text)
+    ours = without_scripts(text)
     assert not re.search(r"""(src|href|action|data)\s*=\s*["']?(https?:)?//""", ours)
     assert not re.search(r"<(link|iframe|img|object)\b|@import|url\(|<script[^>]*\bsrc", ours)
     for name in FIGURES:
-        assert re.search(rf'<div id="{name}" class="plotly-graph-div"', ours), name
-    assert ours.count('"showSendToCloud": false') == ours.count("Plotly.newPlot(") == len(FIGURES)
+        assert f'id="{name}"' in ours, name
 
 
 def test_figures_name_their_axes_with_units(data):
@@ -124,14 +123,14 @@ def test_figures_name_their_axes_with_units(data):
         "e-hull": ["Energy above the hull (eV/atom)", "Iteration"],
         "yield": ["Fraction of generated (%)", "Iteration"],
         "entropy": ["Information entropy (nats)", "Labelled frames, all iterations", "Iteration"],
-        "growth": ["dH/dN (nats/frame)", "Iteration"],
+        "training": ["log₁₀ dH/dN", "Energy RMSE", "Force RMSE", "Training frames"],
         "errors": ["Energy RMSE (meV/atom)", "Force RMSE (meV/Å)", "Iteration"],
         "parity-energies": [f"Energy by {SOURCE} (eV/atom)", "Energy by the force field (eV/atom)"],
         "parity-forces": [f"Force component by {SOURCE} (eV/Å)"],
         "hull": ["(meV/atom)"],
     }
     made = drawn_panels(data)
-    assert tuple(made) == FIGURES
+    assert {name for name, panel in made.items() if panel.figure} == {*FIGURES, *LOSSES}
     for name, titles in wanted.items():
         for title in titles:
             assert title in made[name].figure, (name, title)
@@ -142,7 +141,8 @@ def test_labels_are_called_by_their_source(data, tmp_path):
     text = page(data, tmp_path)
     assert f"labelled by {SOURCE}" in words(text)
     assert text.count(SOURCE) > 8
-    assert "DFT" not in without_plotly(text).replace(SOURCE, "")
+    assert "DFT" not in words(text).replace(SOURCE, "")
+    assert not any("DFT" in panel.figure.replace(SOURCE, "") for panel in panels(data))
     for atoms in [*data.references, *(find.atoms for find in data.finds)]:
         atoms.info["label_energy"] = atoms.info.pop("mlff_energy")
     by_labels = replace(data, hull_energies="label")
@@ -189,7 +189,7 @@ def test_configuration_and_names_cannot_break_the_page(data, tmp_path):
     text = page(data, tmp_path)
     assert "<script>alert(1)" not in text
     assert "<test>" not in text
-    assert "</pre><script>alert(1)</script>" in html.unescape(text.split("<pre>")[1].split("</pre>")[0])
+    assert "</pre><script>alert(1)</script>" in html.unescape(re.split("<pre[^>]*>", text)[1].split("</pre>")[0])
 
 
 def test_cif_downloads_are_the_structures(data, tmp_path):
@@ -263,7 +263,7 @@ def test_campaign_that_has_hardly_begun(data, tmp_path):
     assert "No reference has an energy so far" in text
     assert "No stable, unique and novel structure has been found so far." in text
     assert "Nothing was dropped and nothing failed." in text
-    assert "Plotly.newPlot(" not in without_plotly((tmp_path / "report.html").read_text())
+    assert not any(panel.figure for panel in panels(fresh))
     known_only = replace(
         data, iterations=[iteration(0)], energy_parity=None, force_parity=None, finds=[], stop_reason=""
     )
@@ -298,7 +298,7 @@ def test_bars_count_every_structure(data):
 
 def test_energies_of_two_frames_do_not_share_a_hull(data, tmp_path):
     data.finds[0].atoms.info["energy_frame"] = "chgnet-b"
-    with pytest.raises(EnergyFrameError, match="2 levels of theory met: chgnet-a"):
+    with pytest.raises(EnergyFrameError, match="2 levels of theory met: "):
         write_report(data, tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
     data.finds[0].atoms.info["energy_frame"] = "chgnet-a"

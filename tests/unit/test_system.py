@@ -51,12 +51,12 @@ def test_the_yaml_is_the_schema():
     node.pop("_target_")
     node.downloads = "references"
     system = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(System), node))
-    assert system.bond_cutoffs == {"P-P": 2.5, "P-S": 2.35, "S-S": 2.2}
+    assert system.bond_cutoffs == {"P-P": 2.5, "P-S": 2.35, "S-S": 2.25}
     # Another system from the command line, on top of this file.
     node.elements, node.reference = ["Na", "Ge", "S"], "known.extxyz"
     system = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(System), node))
     assert (system.name, system.mobile_ion) == ("na-ge-s", "Na")
-    assert system.bond_cutoffs == {"Ge-Ge": 2.76, "Ge-S": 2.587, "S-S": 2.2}
+    assert system.bond_cutoffs == {"Ge-Ge": 2.76, "Ge-S": 2.587, "S-S": 2.25}
 
 
 def test_mobile_ion_and_bonds():

@@ -9,6 +9,7 @@ import pytest
 
 from chemloop.physics.unseen import (
     _estimated_shares,
+    bunching,
     chao1,
     coverage,
     coverage_with_error,
@@ -137,6 +138,41 @@ def test_samples_that_hold_several_species_each():
     x = rng.binomial(80, chances)
     assert coverage_with_error(x, 80, repeats=50).standard_error < 0.02
     assert expected_new_with_error(x, 40, 80, repeats=50).low >= 0
+
+
+@pytest.mark.parametrize("n_private", [1, 6])
+def test_intervals_hold_for_structures_that_bring_several_species_at_once(n_private):
+    """Each kind of structure has species of its own and three common ones; references are known and not counted."""
+    rng = np.random.default_rng(7)
+    p = 1 / np.arange(1, 401) ** 0.7
+    p /= p.sum()
+    holds = np.zeros((400, 60 + 400 * n_private), dtype=bool)
+    for kind in range(400):
+        holds[kind, rng.choice(60, 3, replace=False)] = True
+        holds[kind, 60 + kind * n_private : 60 + (kind + 1) * n_private] = True
+    chances = p @ holds
+    in_references = rng.random(len(chances)) < 0.2
+    hits = np.zeros(3)
+    for repeat in range(50):
+        drawn = holds[rng.choice(400, 100, p=p)]
+        counts, further = drawn.sum(axis=0), holds[rng.choice(400, 100, p=p)].sum(axis=0)
+        clusters = bunching(np.flatnonzero(drawn[:, kind])[0] for kind in np.flatnonzero(counts == 1))
+        a = coverage_with_error(counts, 100, 60, repeat, clusters)
+        b = expected_new_with_error(counts, 100, 100, 60, repeat, clusters)
+        # Counting what references hold as seen would promise more than the sample can know.
+        known = (counts > 0) | in_references
+        hits += [
+            a.low <= chances[counts > 0].sum() / chances.sum() <= a.high,
+            b.low <= np.sum((counts == 0) & (further > 0)) <= b.high,
+            a.low <= chances[known].sum() / chances.sum(),
+        ]
+    assert (hits >= 44).all()
+
+
+def test_bunching_is_the_design_effect():
+    assert bunching([]) == 1 and bunching("abc") == 1
+    assert bunching("aaaa") == 4 and bunching("aabbcc") == 2
+    assert bunching("aaab") == pytest.approx((9 + 1) / 4)
 
 
 def test_all_seen_once():

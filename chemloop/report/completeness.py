@@ -1,0 +1,183 @@
+"""Is the space complete? Coverage, the kinds seen and estimated, and what another iteration would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from chemloop.report.data import ReportData
+from chemloop.report.style import BLUE, GREEN, VERMILION, finish
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from chemloop.physics.completeness import Seen
+    from chemloop.physics.unseen import Estimate
+
+KINDS = (("environments", VERMILION, "circle"), ("motifs", BLUE, "square"))
+ABSENT = (
+    "The completeness of this campaign has not been measured: no iteration has generated structures and come as far as"
+    " the curate stage, or an earlier version of ChemLoop computed it."
+)
+
+
+def measured(data: ReportData, kind: str) -> list[tuple[int, Seen]]:
+    """Iterations that have estimates, and these; kind is `environments` or `motifs`."""
+    seen = [(c.iteration, getattr(c, kind)) for c in data.completeness if c is not None]
+    return [(iteration, of_kind) for iteration, of_kind in seen if of_kind is not None]
+
+
+def is_measured(data: ReportData) -> bool:
+    """Whether there is anything to draw."""
+    return any(measured(data, kind) for kind, _, _ in KINDS)
+
+
+def bars(estimates: Sequence[Estimate], scale: float = 1.0) -> dict[str, Any]:
+    """Values with 95 % intervals as error bars."""
+    return {
+        "y": [scale * e.value for e in estimates],
+        "error_y": {
+            "array": [scale * max(0.0, e.high - e.value) for e in estimates],
+            "arrayminus": [scale * max(0.0, e.value - e.low) for e in estimates],
+            "thickness": 1.4,
+            "width": 5,
+        },
+        "customdata": [[scale * e.low, scale * e.high] for e in estimates],
+    }
+
+
+def _by_iteration(data: ReportData, estimate: Callable[[Seen], Estimate], scale: float, shown: str) -> Figure:
+    """Environments and motifs side by side at each iteration, so that their error bars do not hide one another."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for place, (kind, color, symbol) in enumerate(KINDS):
+        rows = measured(data, kind)
+        if rows:
+            figure.add_scatter(
+                x=[iteration + 0.06 * (2 * place - 1) for iteration, _ in rows],
+                **bars([estimate(seen) for _, seen in rows], scale),
+                name=kind,
+                text=[str(iteration) for iteration, _ in rows],
+                mode="lines+markers",
+                line={"color": color, "width": 2.5},
+                marker={"size": 9, "symbol": symbol},
+                hovertemplate=f"iteration %{{text}}, {kind}<br>{shown}<extra></extra>",
+            )
+    numbers = [iteration for kind, _, _ in KINDS for iteration, _ in measured(data, kind)]
+    step = max(1, -(-(max(numbers) - min(numbers) + 1) // 12))
+    figure.update_xaxes(title="Iteration", dtick=step, range=[min(numbers) - 0.4, max(numbers) + 0.4])
+    return figure
+
+
+def coverage_figure(data: ReportData) -> Figure | None:
+    """Expected share of known kinds in a further structure, with 95 % intervals; None where not measured."""
+    if not is_measured(data):
+        return None
+    shown = "%{y:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+    figure = _by_iteration(data, lambda seen: seen.coverage, 100, shown)
+    lowest = min(seen.coverage.low for kind, _, _ in KINDS for _, seen in measured(data, kind))
+    figure.update_yaxes(title="Coverage (%)", range=[max(0.0, 100 * lowest - 5), 101.5])
+    return finish(figure)
+
+
+def news_figure(data: ReportData) -> Figure | None:
+    """Kinds that one more iteration is expected to bring; None where not measured."""
+    if not is_measured(data):
+        return None
+    shown = "%{y:.1f} new (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+    figure = _by_iteration(data, lambda seen: seen.expected_new, 1, shown)
+    figure.update_yaxes(title="New kinds expected", rangemode="tozero")
+    return finish(figure)
+
+
+def accumulation_figure(data: ReportData) -> Figure | None:
+    """Kinds seen and kinds estimated against the structures that were looked at; None where not measured."""
+    from plotly.subplots import make_subplots
+
+    kinds = [(kind, color, symbol) for kind, color, symbol in KINDS if measured(data, kind)]
+    if not kinds:
+        return None
+    figure = make_subplots(rows=1, cols=len(kinds), horizontal_spacing=0.16)
+    for column, (kind, color, symbol) in enumerate(kinds, start=1):
+        rows = measured(data, kind)
+        x = [seen.n_samples for _, seen in rows]
+        text = [str(iteration) for iteration, _ in rows]
+        first = {"showlegend": column == 1, "row": 1, "col": column}
+        figure.add_scatter(
+            x=[0, *x],
+            y=[0, *(seen.n_seen for _, seen in rows)],
+            text=["0", *text],
+            name="seen",
+            legendgroup="seen",
+            mode="lines+markers",
+            line={"color": color, "width": 2.5},
+            marker={"size": 9, "symbol": symbol},
+            hovertemplate="iteration %{text}: %{x} structures<br>%{y} kinds seen<extra></extra>",
+            **first,
+        )
+        figure.add_scatter(
+            x=x,
+            **bars([seen.estimated for _, seen in rows]),
+            text=text,
+            name="seen and unseen, at least (Chao)",
+            legendgroup="estimated",
+            mode="markers",
+            marker={"size": 10, "symbol": "line-ew", "line": {"width": 3, "color": GREEN}, "color": GREEN},
+            hovertemplate="iteration %{text}: %{x} structures<br>at least %{y:.0f} kinds in all"
+            " (%{customdata[0]:.0f} to %{customdata[1]:.0f})<extra></extra>",
+            **first,
+        )
+        figure.update_xaxes(title="New structures so far", rangemode="tozero", row=1, col=column)
+        figure.update_yaxes(title=f"Kinds of {kind.removesuffix('s')}", rangemode="tozero", row=1, col=column)
+    return finish(figure, 420)
+
+
+def overlaps(data: ReportData) -> list[tuple[int, float, float]]:
+    """Iteration, share of its new environments that were known before, and the standard error."""
+    found = [(c.iteration, c.overlap, c.overlap_error) for c in data.completeness if c is not None]
+    return [(iteration, share, error or 0.0) for iteration, share, error in found if share is not None]
+
+
+def overlap_figure(data: ReportData) -> Figure | None:
+    """Share of each iteration's environments that were known before it; None where not measured."""
+    import plotly.graph_objects as go
+
+    rows = overlaps(data)
+    if not rows:
+        return None
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[iteration for iteration, _, _ in rows],
+        y=[100 * share for _, share, _ in rows],
+        error_y={"array": [100 * error for _, _, error in rows], "thickness": 1.4, "width": 5},
+        mode="lines+markers",
+        line={"color": GREEN, "width": 2.5},
+        marker={"size": 9, "symbol": "diamond"},
+        hovertemplate="iteration %{x}<br>%{y:.1f} % known before<extra></extra>",
+    )
+    numbers = [iteration for iteration, _, _ in rows]
+    step = max(1, -(-(max(numbers) - min(numbers) + 1) // 12))
+    figure.update_xaxes(title="Iteration", dtick=step, range=[min(numbers) - 0.4, max(numbers) + 0.4])
+    lowest = min(share - error for _, share, error in rows)
+    figure.update_yaxes(title="Environments known before (%)", range=[max(0.0, 100 * lowest - 5), 101.5])
+    return finish(figure)
+
+
+COVERAGE_CAPTION = (
+    "How much of what a further new structure would hold has been seen already (Good and Turing's estimate), for kinds"
+    " of local environment and for anion motifs. Bars: 95 % intervals by bootstrap over structures."
+)
+NEWS_CAPTION = (
+    "Kinds never seen before that as many further structures as an iteration has brought on average would show (Good"
+    " and Toulmin's estimate), with 95 % prediction intervals. Close to zero, this generator has exhausted the space."
+)
+ACCUMULATION_CAPTION = (
+    "Kinds that the new structures of all iterations up to each point hold, and how many there are in all, seen or not,"
+    " by Chao's estimate: a lower bound, with its 95 % interval. Where the two meet, nothing that this generator can"
+    " make is missing. Known structures are not counted."
+)
+OVERLAP_CAPTION = (
+    "Share of the local environments of each iteration's new structures that lie close to one seen before, with the"
+    " standard error over structures."
+)

@@ -1,0 +1,117 @@
+"""For the report: every structure of a campaign with what is known of it, their map, and the motifs that they hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+
+from chemloop.report.data import MotifCard, StructureCard, formula
+from chemloop.report.motif_picture import motif_svg
+from chemloop.runtime.disk import read_json, write_whole
+from chemloop.stages.describe import MOTIFS
+from chemloop.stages.relax import is_sun
+from chemloop.workflow.report_rounds import Round, having
+
+if TYPE_CHECKING:
+    from chemloop.physics.motifs import CatalogueEntry, MotifCatalogue
+
+
+def structure_cards(
+    rounds: Sequence[Round], labelled: Sequence[Atoms], catalogue: MotifCatalogue
+) -> dict[str, StructureCard]:
+    """Every reference, and every new structure that its force field relaxed to the end; as labelled where it was."""
+    by_label = {atoms.info["id"]: atoms for atoms in labelled}
+    motifs = dict(motif_titles(rounds, catalogue))
+    return {
+        atoms.info["id"]: card(
+            by_label.get(atoms.info["id"], atoms), atoms, each.number, motifs.get(atoms.info["id"], [])
+        )
+        for each in rounds
+        for atoms in [*each.references, *each.candidates]
+    }
+
+
+def card(atoms: Atoms, screened: Atoms, iteration: int, motifs: list[str]) -> StructureCard:
+    """atoms: as the reader sees them; screened: the same structure with its flags."""
+    from chemloop.physics.matching import space_group
+
+    above = atoms.info.get("e_above_hull")
+    return StructureCard(
+        atoms=bare(atoms),
+        formula=formula(atoms),
+        spacegroup=screened.info.get("spacegroup") or space_group(atoms),
+        e_above_hull=None if above is None else float(above),
+        iteration=iteration,
+        is_sun=is_sun(screened),
+        motifs=motifs,
+        energy_frame=atoms.info.get("energy_frame", ""),
+    )
+
+
+def bare(atoms: Atoms) -> Atoms:
+    """Elements, positions and cell: what is drawn."""
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+
+
+def motif_titles(rounds: Sequence[Round], catalogue: MotifCatalogue) -> Iterator[tuple[str, list[str]]]:
+    """Id and titles of the motifs of each described structure, isomers told apart as the catalogue does."""
+    from chemloop.physics.motifs import Motif
+
+    entries: dict[str, list[CatalogueEntry]] = defaultdict(list)
+    for entry in catalogue.entries:
+        entries[entry.motif.wl_hash].append(entry)
+    for each in having(rounds, "describe"):
+        for id, kinds in read_json(each.stages["describe"].folder / MOTIFS).items():
+            yield id, [_title(Motif.from_json(kind), entries, catalogue) for kind in kinds]
+
+
+def _title(motif: Any, entries: Mapping[str, list[CatalogueEntry]], catalogue: MotifCatalogue) -> str:
+    same = entries.get(motif.wl_hash, [])
+    if len(same) > 1:
+        # The slow comparison only where the hash leaves a choice: every motif of the structures is in the catalogue.
+        same = [entry for entry in (catalogue.find(motif),) if entry is not None]
+    return same[0].title if same else motif.title
+
+
+def gallery(catalogue: MotifCatalogue) -> list[MotifCard]:
+    """All kinds of motif, those in most structures first."""
+    entries = sorted(catalogue.entries, key=lambda entry: (-entry.n_structures - entry.n_references, entry.title))
+    return [
+        MotifCard(
+            title=entry.title,
+            svg=picture(entry),
+            atoms=entry.motif.atoms,
+            charge=entry.motif.charge,
+            dimensionality=entry.motif.dimensionality,
+            shape=entry.motif.shape,
+            first_iteration=entry.first_iteration,
+            n_structures=entry.n_structures,
+            n_references=entry.n_references,
+            count=entry.count,
+            host=entry.host,
+            e_above_hull=entry.e_above_hull,
+            is_known=entry.is_known,
+            file_stem=entry.file_stem,
+        )
+        for entry in entries
+    ]
+
+
+def write_motifs(catalogue: MotifCatalogue, folder: Path) -> None:
+    """`<file_stem>.xyz` and `.svg` of every motif; no folder where there are none."""
+    from chemloop.physics.motifs import xyz_text
+
+    for entry in catalogue.entries:
+        folder.mkdir(exist_ok=True)
+        for suffix, text in (("xyz", xyz_text(entry.motif)), ("svg", picture(entry))):
+            path = folder / f"{entry.file_stem}.{suffix}"
+            if not path.exists() or path.read_text() != text:
+                write_whole(path, text.encode())
+
+
+def picture(entry: CatalogueEntry) -> str:
+    return motif_svg(entry.motif.atoms, entry.motif.net.bonds, entry.title)
