@@ -23,8 +23,10 @@ STAGES = ("seed", "generate", "relax", "screen", "describe", "select", "label", 
 
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
-    *("outputs", "label_cache", "system.downloads", "generator.downloads", "loop.max_iterations"),
+    *("outputs", "label_cache", "label_cache_gb", "system.downloads", "generator.downloads", "loop.max_iterations"),
     *("model.python", "generator.python", "labeler.python"),
+    *("labeler.executable", "labeler.n_cores", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
+    *("labeler.n_ranks", "labeler.mpi", "labeler.datasets"),
 )
 """Settings that decide where and for how long, never what comes out: they may change between runs."""
 
