@@ -13,15 +13,25 @@ export OMP_WAIT_POLICY := PASSIVE
 
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --quiet
 PINS := requirements/constraints.txt
+CLUSTER := launchers/devcluster/devcluster.sh
+DFT_PACKAGES := g++ libxc-dev libopenblas-dev libopenmpi-dev openmpi-bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env run report-demo test browser lint clean
+.PHONY: help env dft dft-packages run report-demo test browser cluster lint clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 env: $(VENV)/.project  ## build the environment (about three minutes, 3 GB; goes on where it was interrupted)
+
+dft: env  ## install GPAW for labeler=gpaw (Debian packages as root, then two minutes of compiling)
+	@$(VENV)/bin/python -c 'import gpaw' 2>/dev/null && echo "GPAW is here already" || { $(MAKE) --no-print-directory dft-packages && CC=g++ $(PIP) -c $(PINS) gpaw; }
+
+dft-packages:
+	@command -v apt-get >/dev/null || { echo "GPAW needs a C++ compiler, libxc, BLAS and, to run in parallel, Open MPI: install them, then: CC=g++ $(VENV)/bin/pip install gpaw" >&2; exit 1; }
+	@test "$$(id -u)" = 0 || { echo "as root: apt-get install -y --no-install-recommends $(DFT_PACKAGES)" >&2; exit 1; }
+	@apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DFT_PACKAGES)
 
 run: env  ## explore Li-P-S, or anything else: make run ARGS="system=li-p-s model=sevennet"
 	@$(VENV)/bin/python -m chemloop $(ARGS)
@@ -46,6 +56,9 @@ lint: env  ## check style and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+cluster:  ## start a real SLURM on this Debian machine, for tests/cluster; stop it: launchers/devcluster/devcluster.sh down
+	@$(CLUSTER) up
 
 clean:  ## remove the environment and all caches; outputs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,7 @@ from chemloop.runtime.errors import ChemLoopError
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+LAUNCHERS = CONF.with_name("launchers")
 
 
 IS_DEBUGGING = "HYDRA_FULL_ERROR" in os.environ
@@ -47,6 +48,7 @@ def run(node: DictConfig) -> None:
 def main() -> None:
     """The command line: mistakes of the user end with one message, mistakes of the program with a traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("CHEMLOOP_LAUNCHERS", str(LAUNCHERS))
     try:
         run()
     except (ChemLoopError, HydraException) as error:

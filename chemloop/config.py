@@ -13,10 +13,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from chemloop.compute import Compute
 from chemloop.loop import LoopSettings
 from chemloop.protocols import ForceField, Generator, Labeler, Selector
 from chemloop.runtime.errors import ChemLoopError, ConfigError
-from chemloop.runtime.submit import Compute
 from chemloop.system import System
 from chemloop.tracker import Tracker
 from chemloop.training.recipe import Recipe
@@ -30,7 +30,7 @@ class Settings:
     options: the option chosen in each group, e.g. {"model": "chgnet"}
     pythons: the interpreter of another environment that a component's `python` names for its workers, by group
     outputs: folder of all campaigns
-    label_cache: folder of the labels that campaigns share
+    label_cache: folder of the labels that campaigns share; label_cache_gb: what it may hold, None: everything
     """
 
     system: System
@@ -47,6 +47,7 @@ class Settings:
     seed: int
     outputs: str
     label_cache: str
+    label_cache_gb: float | None
     options: dict[str, str]
     pythons: dict[str, str]
 
@@ -80,12 +81,16 @@ def load(config: dict[str, Any]) -> Settings:
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed = {seed!r}: must be an integer, 0 or above")
+    bound = config["label_cache_gb"]
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not bound > 0):
+        raise ConfigError(f"label_cache_gb = {bound!r}: must be above 0, or null for no bound")
     built = {group: build(config[group], group) for group in COMPONENTS}
     settings = Settings(
         **built,
         seed=seed,
         outputs=str(config["outputs"]),
         label_cache=str(config["label_cache"]),
+        label_cache_gb=config["label_cache_gb"],
         options=dict(config["options"]),
         pythons={
             group: interpreter(config[group]["python"], group) for group in COMPONENTS if has_python(config[group])

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from ase.io import read
 
 from chemloop.physics.geometry import closest_contact
 from chemloop.physics.structures import check_structure, write_structures
@@ -85,6 +84,8 @@ def _allowed() -> str:
 
 
 def _read_file(path: Path, elements: Sequence[str], min_distance_ratio: float) -> list[Atoms]:
+    from ase.io import read
+
     kind = _format(path)
     if path.stat().st_size == 0:
         raise StructureError(f"{path} is empty")

@@ -12,8 +12,8 @@ from chemloop.stages.stage import METRICS, Stage
 
 
 class ToyStage(Stage):
-    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`,
-    `advance and die` (five times), `fatal` or `sleep`."""
+    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `advance and die` (five times),
+    `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`."""
 
     name = "screen"
     what: Sequence[str] = ()
@@ -38,8 +38,16 @@ class ToyStage(Stage):
         if what == "advance and die" and n_attempts <= 5:
             write_json(item.folder / "progress.json", {"done": n_attempts, "total": 6})
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == "sleep":
-            time.sleep(5)
+        if what == "hog":
+            memory = bytearray(2**30)
+            memory[::4096] = b"1" * (len(memory) // 4096)
+            time.sleep(10)
+        if what == "advance":
+            for step in range((item.progress or (0, 4))[0], 4):
+                time.sleep(2)
+                write_json(item.folder / "progress.json", {"done": step + 1, "total": 4})
+        if what.startswith("sleep"):
+            time.sleep(float(what.removeprefix("sleep") or 5))
         (item.folder / "result").write_text(f"{item.task['seed']}")
         return ["result"]
 

@@ -4,9 +4,10 @@ than most of these calculations."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -20,7 +21,13 @@ KINDS = ("relax", "static")
 
 @dataclass
 class InProcessLabeler(ABC):
-    """fmax: eV/A at which a relaxation is converged; max_steps: ionic steps after which it is not."""
+    """fmax: eV/A at which a relaxation is converged; max_steps: ionic steps after which it is not.
+
+    remembers_steps: whether a relaxation that was interrupted goes on from its last ionic step; not worth it where a
+        step takes less time than a file
+    """
+
+    remembers_steps: ClassVar[bool] = False
 
     fmax: float = 0.05
     max_steps: int = 200
@@ -54,12 +61,17 @@ class InProcessLabeler(ABC):
 
         Raises: ItemFailed when the structure explodes, collapses, or gets numbers that are not finite
         """
+        from chemloop.labeler.ionic_steps import StepFolder, continued_trajectory
         from chemloop.physics.relaxation import relax_trajectory
 
         kind = next(kind for kind in KINDS if (workdir / f"{kind}.extxyz").exists())
         (atoms,) = read_structures(workdir / f"{kind}.extxyz")
         n_steps = self.max_steps if kind == "relax" else 0
-        frames = relax_trajectory(atoms, self.build_calculator(), self.fmax, n_steps)
+        calculator = self.build_calculator()
+        if self.remembers_steps:
+            frames = continued_trajectory(atoms, calculator, self.fmax, n_steps, StepFolder(workdir / "steps"))
+        else:
+            frames = relax_trajectory(atoms, calculator, self.fmax, n_steps)
         for frame in frames:
             results = frame.get_potential_energy(), frame.get_forces(), frame.get_stress(voigt=False)
             set_results(frame, "label", *results, self.settings_id())
@@ -73,7 +85,9 @@ class InProcessLabeler(ABC):
 
 @dataclass
 class AseLabeler(InProcessLabeler):
-    """calculator: `_target_`, the class of an ASE calculator, and its arguments."""
+    """calculator: `_target_`, the class of an ASE calculator, and its arguments; paths among them are absolute."""
+
+    remembers_steps: ClassVar[bool] = True
 
     calculator: dict[str, Any] = field(default_factory=dict)
 
@@ -82,3 +96,9 @@ class AseLabeler(InProcessLabeler):
 
     def build_calculator(self) -> Calculator:
         return build_calculator(self.calculator, "labeler.calculator")
+
+    def run(self, workdir: Path) -> None:
+        """As above, in `workdir`, where calculators leave their own files."""
+        folder = workdir.resolve()
+        with chdir(folder):
+            super().run(folder)

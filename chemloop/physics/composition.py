@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import combinations, product
 
 import numpy as np
-from scipy.spatial import KDTree
 
 
 def n_compositions(n_elements: int, max_atoms: int) -> int:
@@ -48,6 +47,8 @@ def distance_to_known(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
 
     counts: (n, n_elements); known: (m, n_elements)
     """
+    from scipy.spatial import KDTree
+
     return KDTree(fractions(known)).query(fractions(counts), p=1)[0] / 2
 
 

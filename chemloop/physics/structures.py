@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read, write
 
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import StructureError
@@ -80,6 +79,9 @@ def read_structures(path: Path | str) -> list[Atoms]:
 
     Raises: StructureError when the file is missing, truncated or breaks the conventions
     """
+    # half of the time that the driver takes to start, and workflow=status would spend it for nothing
+    from ase.io import read
+
     path = Path(path)
     if not path.is_file():
         raise StructureError(f"no structure file {path}")
@@ -103,6 +105,8 @@ def write_structures(path: Path | str, structures: Iterable[Atoms]) -> None:
 
     Raises: StructureError
     """
+    from ase.io import write
+
     structures = list(structures)
     for number, atoms in enumerate(structures):
         check_structure(atoms, f"structure {number} for {path}")

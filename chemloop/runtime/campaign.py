@@ -16,14 +16,17 @@ import yaml
 
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import CampaignError
+from chemloop.runtime.queue import QueueUnavailable, is_queued
 
 STAGES = ("seed", "generate", "relax", "screen", "describe", "select", "label", "curate", "finetune")
 """In their order; a stage's folder is `<its place>-<its name>`."""
 
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
-    *("outputs", "label_cache", "system.downloads", "generator.downloads", "loop.max_iterations"),
+    *("outputs", "label_cache", "label_cache_gb", "system.downloads", "generator.downloads", "loop.max_iterations"),
     *("model.python", "generator.python", "labeler.python"),
+    *("labeler.executable", "labeler.n_cores", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
+    *("labeler.n_ranks", "labeler.mpi", "labeler.datasets"),
 )
 """Settings that decide where and for how long, never what comes out: they may change between runs."""
 
@@ -121,20 +124,30 @@ class Campaign:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 holder = file.read().split()
-                is_mine = not holder or holder[0] == socket.gethostname()
+                is_mine = not holder or holder[0] == socket.gethostname() or is_of_ended_job(holder)
             except BlockingIOError:
                 holder, is_mine = file.read().split(), False
             if not is_mine:
-                host, pid = (*holder, "?", "?")[:2]
+                host, pid = [*holder, "?", "?"][:2]
                 raise CampaignError(
                     f"campaign {self.name} is being driven by process {pid} on {host};"
                     f" wait for it, stop it, or, if it is surely gone, delete {path}"
                 )
             file.truncate(0)
-            file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            file.write(f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '')}\n")
             file.flush()
             yield
             file.truncate(0)
+
+
+def is_of_ended_job(holder: list[str]) -> bool:
+    """Whether the driver that left a lock ran in a SLURM job that is over, or that is this one, requeued elsewhere."""
+    if len(holder) < 3:
+        return False
+    try:
+        return holder[2] == os.environ.get("SLURM_JOB_ID") or not is_queued(holder[2])
+    except QueueUnavailable:
+        return False
 
 
 def is_running(pid: int, started: float) -> bool:

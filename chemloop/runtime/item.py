@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Item:
 
     @property
     def is_done(self) -> bool:
-        return (self.folder / "DONE").exists()
+        return os.path.exists(f"{self.folder}/DONE")
 
     @property
     def is_finished(self) -> bool:
@@ -60,8 +61,8 @@ class Item:
     @property
     def failure(self) -> dict[str, Any] | None:
         """reason, retryable, is_fatal, where it failed."""
-        path = self.folder / "FAILED"
-        return read_json(path) if path.exists() else None
+        # strings: a driver looks at ten thousand of these again and again
+        return read_json(self.folder / "FAILED") if os.path.exists(f"{self.folder}/FAILED") else None
 
     @property
     def progress(self) -> tuple[int, int] | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,35 @@ import numpy as np
 from ase import Atoms
 
 from chemloop.physics.structures import read_structures, write_structures
-from chemloop.runtime.errors import StructureError
+from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.errors import ConfigError, StructureError
 
 RESOLUTION = 1e-6
 """A; structures whose coordinates agree to this are the same calculation."""
 
+FORMAT = 1
+"""Of the folder. It changes when a key or a file comes to mean something else; the number is in `cache.json`."""
+
 
 @dataclass(frozen=True)
 class LabelCache:
-    """The folder of labels, `outputs/label-cache/` unless configured otherwise."""
+    """The folder of labels, `outputs/label-cache/` unless configured otherwise.
+
+    max_gb: what it may hold in GB; the calculations that were not asked for longest are removed. None: everything
+    Raises: ConfigError for a folder in another format
+    """
 
     folder: Path
+    max_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        note = self.folder / "cache.json"
+        found = read_json(note)["format"] if note.exists() else FORMAT
+        if found != FORMAT:
+            raise ConfigError(
+                f"label_cache = {self.folder}: it was written by another version of ChemLoop (format {found}, this one"
+                f" reads {FORMAT}); name another folder with label_cache=FOLDER"
+            )
 
     def key(self, atoms: Atoms, kind: str, settings_id: str) -> str:
         """Hash of species, positions, cell, kind of calculation and level of theory."""
@@ -48,18 +67,51 @@ class LabelCache:
         if not frames or frames[-1].info.get("n_frames") != len(frames):
             path.unlink(missing_ok=True)
             return None
+        if self.max_gb is not None:
+            with suppress(FileNotFoundError):
+                os.utime(path)
         return frames
 
     def put(self, key: str, frames: Sequence[Atoms]) -> None:
         """Store the frames of a calculation and note in `computed.log` that it was done."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "cache.json").exists():
+            write_json(self.folder / "cache.json", {"format": FORMAT})
         frames[-1].info["n_frames"] = len(frames)
         write_structures(path, frames)
         with open(self.folder / "computed.log", "a") as log:
             log.write(f"{key}\n")
             log.flush()
             os.fsync(log.fileno())
+
+        self._shrink()
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def calculations(self) -> Iterator[list[Atoms]]:
+        """The frames of every calculation, in the order of their keys; damaged ones are left out."""
+        for path in sorted(self.folder.glob("??/*.extxyz")):
+            frames = self.get(path.stem)
+            if frames:
+                yield frames
+
+    def _shrink(self) -> None:
+        """Remove the labels not used for longest until the rest is within `max_gb`; others may do the same at once."""
+        if self.max_gb is None:
+            return
+        files = []
+        for path in self.folder.glob("??/*.extxyz"):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                files.append((status.st_mtime_ns, path, status.st_size))
+        excess = sum(size for _, _, size in files) - self.max_gb * 1e9
+        for _, path, size in sorted(files):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.extxyz"

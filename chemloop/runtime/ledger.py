@@ -29,6 +29,7 @@ KEPT = (
     "is_novel",
     "spacegroup",
     "n_relax_steps",
+    "label_failure",
 )
 """Keys of a structure that become columns under their own names."""
 
@@ -85,7 +86,7 @@ def _columns(atoms: Atoms, stage: str) -> dict[str, Any]:
         if f"{who}_energy" in info:
             columns[f"{who}_energy"] = float(info[f"{who}_energy"])
             columns[f"{who}_frame"] = info["energy_frame"]
-    if stage in ("seed", "label"):
+    if stage in ("seed", "label") and "converged" in columns:
         columns["label_converged"] = columns.pop("converged")
     if stage == "curate":
         columns.pop("converged", None)

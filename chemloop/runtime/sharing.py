@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from chemloop.compute import Compute
 from chemloop.runtime.item import Item
-from chemloop.runtime.submit import Compute, run_to_end
+from chemloop.runtime.submit import run_to_end
 
 DRIVER = ".driver"
 CLAIM = ".claim"

@@ -25,8 +25,14 @@ def run_items(folders: Sequence[str], start: int = 0) -> None:
         item = Item(Path(folder))
         with claim(item) as is_mine:
             if is_mine and not item.is_finished:
-                item.count_start()
+                if not (was_put_back() and item.n_starts):
+                    item.count_start()
                 run_item(item)
+
+
+def was_put_back() -> bool:
+    """Whether SLURM has requeued this job, after a preemption, a lost node or near its limit: no fault of an item."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 @contextmanager

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures, write_structures
+from chemloop.physics.structures import read_structures, without, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.item import Item
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.runtime.ledger import Ledger
+from chemloop.stages.cost import estimate, sentence
 from chemloop.stages.labelling import Protocol
 from chemloop.stages.stage import OUTPUT, Stage
 
 RELAXED = "relaxed.extxyz"
+INSTANT = ("teacher",)
+"""Labelers whose labels cost too little to speak of."""
+
+
+def ignore(done: int, total: int) -> None:
+    """Nobody is told of progress."""
 
 
 class Label(Stage):
@@ -35,16 +42,48 @@ class Label(Stage):
 
     def run(self, item: Item) -> Sequence[str]:
         (atoms,) = read_structures(item.folder / "input.extxyz")
-        cache = LabelCache(Path(self.settings.label_cache))
-        protocol = Protocol(self.settings.labeler, self.settings.loop.label, cache)
+
+        def note_progress(done: int, total: int) -> None:
+            write_json(item.folder / "progress.json", {"done": done, "total": total})
+
+        folder = item.folder / "calculations"
+        protocol = self._protocol(folder, note_progress)
         labelled = protocol.label(atoms, item.task["seed"], self.is_reference)
         assert labelled.relaxed is not None
         write_structures(item.folder / OUTPUT, labelled.frames)
         write_structures(item.folder / RELAXED, [labelled.relaxed])
         counted = ("n_too_forceful", "n_too_close", "n_computed", "n_from_cache")
         counts = {key: getattr(labelled, key) for key in counted}
-        write_json(item.folder / "label.json", {"reasons": labelled.reasons, **counts})
+        write_json(item.folder / "label.json", {"reasons": labelled.reasons, "timings": labelled.timings, **counts})
         return [OUTPUT, RELAXED, "label.json"]
+
+    def _protocol(self, folder: Path | None = None, on_progress: Callable[[int, int], None] = ignore) -> Protocol:
+        cache = LabelCache(Path(self.settings.label_cache), self.settings.label_cache_gb)
+        return Protocol(self.settings.labeler, self.settings.loop.label, cache, folder, on_progress)
+
+    def ensure(self) -> dict[str, float]:
+        """As every stage, but what it will cost is said first."""
+        if not self.is_done and self.settings.labeler.settings_id().partition("-")[0] not in INSTANT:
+            print(self.forecast())
+        return super().ensure()
+
+    def forecast(self) -> str:
+        """How many calculations are to come, what the cache saves, and the core hours that they may take."""
+        protocol, per = self._protocol(), self.settings.loop.label
+        structures = self.structures()
+        open_ones = [(k, atoms) for k, atoms in enumerate(structures) if not self.item(k).is_done]
+        n_starts = per.n_perturbations + self.is_reference
+        n_saved = sum(protocol.n_cached(atoms, self.seed(k), self.is_reference) for k, atoms in open_ones)
+        sizes = [len(atoms) for _, atoms in open_ones]
+        cost = estimate(self._timings(), sizes, {"relax": n_starts, "static": per.n_static})
+        if cost is not None and sizes:
+            cost *= 1 - n_saved / (n_starts * len(sizes))
+        return sentence(self.name, self.iteration, len(sizes), n_starts, per.n_static, n_saved, cost)
+
+    def _timings(self) -> list[tuple[str, int, float]]:
+        """Of all calculations that this campaign has finished."""
+        notes = sorted(self.campaign.folder.glob("iter-*/*/items/*/label.json"))
+        return [tuple(timing) for path in notes for timing in read_json(path)["timings"]]
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         frames = self.merge(items, OUTPUT)
@@ -62,5 +101,22 @@ class Label(Stage):
     def final_files(self) -> list[Path]:
         return [*super().final_files(), self.folder / RELAXED]
 
+    def failures(self) -> list[dict[str, str]]:
+        """Items that failed, and single calculations of items that did not: item and reason."""
+        notes = sorted((self.folder / "items").glob("*/label.json"))
+        single = [
+            {"item": path.parent.name, "reason": reason} for path in notes for reason in read_json(path)["reasons"]
+        ]
+        return super().failures() + single
+
     def record_in(self, ledger: Ledger) -> None:
-        ledger.record(read_structures(self.folder / RELAXED), self.name, self.iteration)
+        """The relaxed structures, and those that have no label, each with what failed."""
+        reasons: dict[str, list[str]] = {}
+        for failure in self.failures():
+            reasons.setdefault(failure["item"], []).append(failure["reason"])
+        relaxed = {atoms.info["id"]: atoms for atoms in read_structures(self.folder / RELAXED)}
+        for number, found in reasons.items():
+            (atoms,) = read_structures(self.folder / "items" / number / "input.extxyz")
+            name = atoms.info["id"]
+            relaxed.setdefault(name, without(atoms, "mlff")).info["label_failure"] = "; ".join(found)
+        ledger.record(list(relaxed.values()), self.name, self.iteration)

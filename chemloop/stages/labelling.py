@@ -5,14 +5,18 @@ Source: doi of the method's paper in CITATION.cff, section 4.2.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 
+from chemloop.physics.limits import Limits, find_misshape
 from chemloop.physics.perturbation import has_close_atoms, kept_steps, perturb
 from chemloop.protocols import Labeler
 from chemloop.runtime.errors import ConfigError, ItemFailed
@@ -60,6 +64,7 @@ class LabelSettings:
 class Labelled:
     """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled.
 
+    timings: of each calculation that was not in the cache, its kind, number of atoms and core seconds
     n_computed, n_from_cache: calculations that were done here, and those that were known already; which is which
         depends on what ran before, so neither is a metric
     """
@@ -71,26 +76,35 @@ class Labelled:
     n_from_cache: int = 0
     n_too_forceful: int = 0
     n_too_close: int = 0
+    timings: list[tuple[str, int, float]] = field(default_factory=list)
 
 
 @dataclass
 class Protocol:
-    """One labeler, its settings and the cache, ready to label structures."""
+    """One labeler, its settings and the cache, ready to label structures.
+
+    folder: where unfinished calculations stay, so that the next attempt continues them; None: nowhere
+    on_progress: called with the calculations that are done and those there will be
+    """
 
     labeler: Labeler
     settings: LabelSettings
     cache: LabelCache
+    folder: Path | None = None
+    on_progress: Callable[[int, int], None] = lambda done, total: None
 
     def label(self, atoms: Atoms, seed: int, is_reference: bool) -> Labelled:
         """All labels of one structure; a reference is also relaxed as it is, because it defines the hull.
 
-        Raises: ItemFailed when no relaxation came to a result
+        Raises: ItemFailed where atoms overlap, before anything is computed, and when no relaxation came to a result
         """
+        self._check_distances(atoms)
         result = Labelled()
-        starts = [atoms] if is_reference else []
-        starts += [self._perturbed(atoms, seed, "relax", k) for k in range(self.settings.n_perturbations)]
+        starts = self.starts(atoms, seed, is_reference)
+        n_all = len(starts) + self.settings.n_static
         for number, start in enumerate(starts):
-            steps = self._compute(start, "relax", result)
+            steps = self.compute(start, "relax", result)
+            self.on_progress(number + 1, n_all)
             if steps:
                 rng = np.random.default_rng(derived_seed(seed, "steps", number))
                 self._keep(
@@ -102,8 +116,34 @@ class Protocol:
         if result.relaxed.info["converged"]:
             for number in range(self.settings.n_static):
                 shot = self._perturbed(result.relaxed, seed, "static", number)
-                self._keep(self._compute(shot, "static", result), atoms, "static", result)
+                self._keep(self.compute(shot, "static", result), atoms, "static", result)
+                self.on_progress(len(starts) + number + 1, n_all)
         return result
+
+    def starts(self, atoms: Atoms, seed: int, is_reference: bool) -> list[Atoms]:
+        """Where the relaxations of a structure begin."""
+        copies = [self._perturbed(atoms, seed, "relax", k) for k in range(self.settings.n_perturbations)]
+        return [atoms, *copies] if is_reference else copies
+
+    def n_cached(self, atoms: Atoms, seed: int, is_reference: bool) -> int:
+        """How many relaxations of a structure are in the cache."""
+        settings_id = self.labeler.settings_id()
+        try:
+            starts = self.starts(atoms, seed, is_reference)
+        except ItemFailed:
+            return 0
+        return sum(self.cache.key(start, "relax", settings_id) in self.cache for start in starts)
+
+    def _check_distances(self, atoms: Atoms) -> None:
+        if self.settings.min_distance_scale == 0:
+            return
+        limits = Limits(min_distance_scale=self.settings.min_distance_scale)
+        flaw = find_misshape(atoms, atoms.cell.volume, limits)
+        if flaw is not None:
+            raise ItemFailed(
+                f"{atoms.info['id']} was not labelled, no calculation was started: {flaw}, less than"
+                f" loop.label.min_distance_scale = {self.settings.min_distance_scale:g} of the sum of covalent radii"
+            )
 
     def _perturbed(self, atoms: Atoms, *parts: object) -> Atoms:
         rng = np.random.default_rng(derived_seed(*parts))
@@ -113,25 +153,41 @@ class Protocol:
         )
         return perturb(atoms, (least, largest), (least_strain, largest_strain), rng, self.settings.min_distance_scale)
 
-    def _compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
+    def compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
+        """The frames of one calculation, from the cache where it has them; none, and a reason, where it failed."""
         key = self.cache.key(atoms, kind, self.labeler.settings_id())
         known = self.cache.get(key)
         if known is not None:
             result.n_from_cache += 1
             return known
         result.n_computed += 1
-        with tempfile.TemporaryDirectory(prefix="label-") as folder:
+        with self._workdir(key) as folder:
             try:
-                self.labeler.write(atoms, kind, Path(folder))
-                self.labeler.run(Path(folder))
-                frames = self.labeler.read(Path(folder))
+                begin = time.monotonic()
+                self.labeler.write(atoms, kind, folder)
+                self.labeler.run(folder)
+                frames = self.labeler.read(folder)
+                cores = getattr(self.labeler, "n_cores", 1)
+                result.timings.append((kind, len(atoms), round((time.monotonic() - begin) * cores, 3)))
             except ItemFailed as error:
                 if error.retryable:
                     raise
                 result.reasons.append(error.reason)
                 return []
-        self.cache.put(key, frames)
+            self.cache.put(key, frames)
+            if self.folder is not None:
+                shutil.rmtree(folder)
         return frames
+
+    @contextmanager
+    def _workdir(self, key: str) -> Iterator[Path]:
+        if self.folder is not None:
+            folder = self.folder / key[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix="label-") as scratch:
+            yield Path(scratch)
 
     def _keep(self, frames: Sequence[Atoms], structure: Atoms, kind: str, result: Labelled) -> None:
         for frame in frames:

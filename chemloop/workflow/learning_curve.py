@@ -14,7 +14,6 @@ from chemloop.runtime.disk import file_hash, read_json, write_whole
 from chemloop.runtime.errors import ConfigError, StageFailed
 from chemloop.runtime.item import Item, derived_seed
 from chemloop.runtime.sharing import held, shared
-from chemloop.runtime.submit import Compute
 from chemloop.selector.entropy import EntropySelector
 from chemloop.stages import curve_point
 from chemloop.stages.curve_point import (
@@ -128,7 +127,7 @@ class LearningCurve:
     def compute(self, sweep: Sweep, sizes: Sequence[int], settings: Settings, config: dict[str, Any]) -> list[Item]:
         """Bring all points of this command to their end, and show them; returns them."""
         model, seeds = settings.options["model"], sorted(set(self.seeds))
-        compute, python = whole_gpus(settings.compute), settings.pythons.get("model")
+        compute, python = settings.compute.one_at_a_time(), settings.pythons.get("model")
         environments = planned(environments_item(sweep), "Environments")
         rankings = [plan_ranking(sweep, selection, seed) for selection in self.selections for seed in seeds]
         node = {key: value for key, value in config["model"].items() if key != "python"}
@@ -154,13 +153,6 @@ class LearningCurve:
                 if item.is_done:
                     track(item, sweep, settings, config)
         return points
-
-
-def whole_gpus(compute: Compute) -> Compute:
-    """The same, but for one training at a time on a GPU unless compute.gpu.workers says otherwise."""
-    if compute.gpu.workers or compute.gpu.device == "cpu":
-        return compute
-    return replace(compute, gpu=replace(compute.gpu, workers=1))
 
 
 def planned(item: Item, runner: str, **task: Any) -> Item:

@@ -117,7 +117,7 @@ def test_frames_with_close_atoms_are_left_out_and_counted(tmp_path):
     assert result.n_too_close == 0
     close.set_cell(0.5 * close.cell.array, scale_atoms=True)
     squeezed = protocol(tmp_path, SpringLabeler())
-    squeezed._keep(squeezed._compute(close, "static", result), close, "static", result)
+    squeezed._keep(squeezed.compute(close, "static", result), close, "static", result)
     assert result.n_too_close == 1
 
 
@@ -130,6 +130,65 @@ def test_failures(tmp_path):
     with pytest.raises(ItemFailed, match="node lost") as caught:
         protocol(tmp_path, lost).label(crystal(), seed=1, is_reference=False)
     assert caught.value.retryable
+
+
+def test_overlapping_atoms_cost_no_calculation(tmp_path):
+    close = crystal()
+    close.positions[1] = close.positions[0] + [0, 0, 0.8]
+    labeler = SpringLabeler()
+    message = (
+        r"i01-g000-0000 was not labelled, no calculation was started: collapsed: Li-Li distance of 0.80 A, less than"
+    )
+    with pytest.raises(ItemFailed, match=message) as caught:
+        protocol(tmp_path, labeler).label(close, seed=1, is_reference=True)
+    assert labeler.computed == [] and not caught.value.retryable
+
+
+def test_interrupted_calculation_keeps_its_folder_and_a_finished_one_does_not(tmp_path):
+    labelling = protocol(tmp_path, SpringLabeler(failure=ItemFailed("node lost", retryable=True)))
+    labelling.folder = tmp_path / "calculations"
+    with pytest.raises(ItemFailed, match="node lost"):
+        labelling.label(crystal(), seed=1, is_reference=False)
+    (folder,) = labelling.folder.iterdir()
+    assert (folder / "relax.extxyz").exists()
+    seen = []
+    labelling.on_progress = lambda done, total: seen.append((done, total))
+    labelling.labeler.failure = None
+    labelling.label(crystal(), seed=1, is_reference=False)
+    assert list(labelling.folder.iterdir()) == []
+    assert seen == [(k, 8) for k in range(1, 9)]
+
+
+def test_failed_labels_are_in_the_ledger_with_their_reasons(tmp_path):
+    from types import SimpleNamespace
+
+    from chemloop.runtime.campaign import Campaign
+    from chemloop.runtime.disk import write_json
+    from chemloop.runtime.item import Item
+    from chemloop.runtime.ledger import Ledger
+    from chemloop.stages.label import Label
+
+    stage = Label(Campaign(tmp_path), SimpleNamespace(), 1)  # type: ignore[arg-type]
+    names = ("i01-g000-0000", "i01-g000-0001")
+    for number, name in enumerate(names):
+        atoms = crystal()
+        atoms.info.update(id=name, converged=True)
+        folder = stage.folder / "items" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        write_structures(folder / "input.extxyz", [atoms])
+    Item(folder).fail("SCF diverged twice")
+    write_json(stage.folder / "items/0000/label.json", {"reasons": ["exploded"]})
+    relaxed = set_results(crystal(), "label", -4.0, np.zeros((4, 3)), np.eye(3), "spring-1")
+    relaxed.info.update(id=names[0], converged=True)
+    write_structures(stage.folder / "relaxed.extxyz", [relaxed])
+    assert [failure["reason"] for failure in stage.failures()] == ["SCF diverged twice", "exploded"]
+    ledger = Ledger(tmp_path / "structures.db")
+    stage.record_in(ledger)
+    rows = {row["structure_id"]: row for row in ledger.rows()}
+    assert {name: row["label_failure"] for name, row in rows.items()} == dict(
+        zip(names, ("exploded", "SCF diverged twice"), strict=True)
+    )
+    assert rows[names[0]]["label_converged"] and "label_converged" not in rows[names[1]]
 
 
 def test_truncated_label_counts_as_absent(tmp_path):

@@ -1,0 +1,167 @@
+"""Labels from VASP: pymatgen's MPRelaxSet, run under custodian, read from vasprun.xml."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+
+from chemloop.labeler.external import ExternalLabeler, check_kind, check_program, check_shapes, log_tail
+from chemloop.model.ase import digest
+from chemloop.physics.structures import read_structures, set_results, write_structures
+from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+JOB = "job.json"
+OUTCOME = "outcome.json"
+START = "start.extxyz"
+VASPRUN = "vasprun.xml"
+STATIC = {"NSW": 0, "IBRION": -1, "ISIF": 2}
+"""What a single point has other than a relaxation; the level of theory is the same."""
+OUR_KEYS = frozenset(STATIC)
+FUNCTIONALS = ("PBE", "PBE_52", "PBE_54", "PBE_64")
+
+
+@dataclass
+class VaspLabeler(ExternalLabeler):
+    """VASP as configured in `conf/labeler/vasp.yaml`.
+
+    executable: the command line that runs VASP, e.g. `srun vasp_std`; n_cores: that it keeps busy, for core hours
+    k_density: k-points per A^-3 of the reciprocal cell, the mesh is centred on Gamma
+    incar: INCAR keys that replace those of MPRelaxSet; they change the level of theory
+    potcar_functional: the folder of POTCARs in the user's pymatgen configuration
+    max_corrections: of custodian per calculation; one that would change the level of theory rejects the label
+    poll_s: s between two looks of custodian at a running calculation
+    """
+
+    executable: str = "vasp_std"
+    n_cores: int = 1
+    k_density: int = 64
+    incar: dict[str, Any] = field(default_factory=dict)
+    potcar_functional: str = "PBE"
+    max_corrections: int = 5
+    poll_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least in (("k_density", 1), ("n_cores", 1), ("max_corrections", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"labeler.{key} = {getattr(self, key)}: must be {least} or above")
+        if self.poll_s <= 0:
+            raise ConfigError(f"labeler.poll_s = {self.poll_s:g}: must be above 0")
+        if self.potcar_functional not in FUNCTIONALS:
+            raise ConfigError(f"labeler.potcar_functional = {self.potcar_functional}: allowed are {FUNCTIONALS}")
+        if ours := sorted(OUR_KEYS & self.incar.keys()):
+            raise ConfigError(
+                f"labeler.incar has {', '.join(ours)}, which the kind of calculation decides; remove them"
+            )
+
+    def settings_id(self) -> str:
+        from pymatgen.io.vasp.sets import MPRelaxSet
+
+        preset = {key: MPRelaxSet.CONFIG[key] for key in ("INCAR", "KPOINTS", "POTCAR")}
+        return f"vasp-mprelaxset-{digest(preset, self.k_density, self.incar, self.potcar_functional)}"
+
+    def input_set(self, atoms: Atoms, kind: str) -> MPRelaxSet:
+        """pymatgen's inputs for a structure whose atoms are in POSCAR's order."""
+        from pymatgen.io.ase import AseAtomsAdaptor
+        from pymatgen.io.vasp.sets import MPRelaxSet
+
+        return MPRelaxSet(
+            AseAtomsAdaptor.get_structure(atoms),
+            user_incar_settings=self.incar | (STATIC if kind == "static" else {}),
+            user_kpoints_settings={"reciprocal_density": self.k_density},
+            user_potcar_functional=self.potcar_functional,  # type: ignore[arg-type]  # one of FUNCTIONALS
+            force_gamma=True,
+            sort_structure=False,
+        )
+
+    def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
+        """INCAR, KPOINTS, POSCAR, POTCAR; where an earlier attempt left ionic steps, from the last of them.
+
+        Raises: ConfigError without POTCARs or without VASP
+        """
+        from chemloop.labeler.vasp_output import set_aside
+
+        check_kind(kind)
+        remedy = "name the command line that starts VASP here, e.g. labeler.executable='srun vasp_std'"
+        words = check_program(self.executable, "labeler.executable", remedy)
+        order = _poscar_order(atoms)
+        start = atoms[order]
+        continued = set_aside(workdir) if (workdir / JOB).exists() and kind == "relax" else []
+        if continued:
+            start.set_cell(continued[-1].cell)
+            start.positions = continued[-1].positions
+        self._write_inputs(start, kind, workdir)
+        write_structures(workdir / START, [start])
+        (workdir / OUTCOME).unlink(missing_ok=True)
+        job = {"kind": kind, "order": order, "executable": words}
+        write_json(workdir / JOB, {**job, "max_corrections": self.max_corrections, "poll_s": self.poll_s})
+
+    def _write_inputs(self, atoms: Atoms, kind: str, workdir: Path) -> None:
+        from pymatgen.io.vasp.inputs import PmgVaspPspDirError
+
+        try:
+            self.input_set(atoms, kind).write_input(str(workdir), potcar_spec=False)
+        except (PmgVaspPspDirError, FileNotFoundError) as error:
+            raise ConfigError(
+                f"no POTCAR for {', '.join(sorted(set(atoms.symbols)))} ({self.potcar_functional}): {error}. VASP's"
+                " licence forbids shipping them; tell pymatgen where yours are:"
+                " pmg config --add PMG_VASP_PSP_DIR FOLDER"
+            ) from error
+
+    def command(self, workdir: Path) -> list[str]:
+        return [sys.executable, "-m", "chemloop.labeler.vasp_job"]
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        """Electronically converged ionic steps of all attempts; the last of a relaxation carries `converged`.
+
+        Raises: ItemFailed: retryable where the output is missing or stops half-way; fatal where custodian gave up, a
+            correction would have changed the level of theory, the SCF did not converge, or the crystal exploded
+        """
+        from chemloop.labeler.vasp_output import read_attempts
+
+        job = read_json(workdir / JOB)
+        if (workdir / OUTCOME).exists() and (reason := read_json(workdir / OUTCOME)["failure"]):
+            raise ItemFailed(f"{reason} (log: {workdir / 'custodian.json'})")
+        if not (workdir / OUTCOME).exists():
+            raise ItemFailed(f"VASP's process ended early; last lines: {log_tail(workdir)!r}", retryable=True)
+        frames, is_converged = read_attempts(workdir)
+        check_shapes(frames)
+        back = sorted(range(len(job["order"])), key=job["order"].__getitem__)
+        settings_id = self.settings_id()
+        labels = [_label(frame, back, settings_id) for frame in frames]
+        if job["kind"] == "relax":
+            labels[-1].info["converged"] = is_converged
+        return labels
+
+
+def read_start(workdir: Path) -> Atoms:
+    """The structure that the present attempt began with.
+
+    Raises: ItemFailed
+    """
+    try:
+        return read_structures(workdir / START)[0]
+    except StructureError as error:
+        raise ItemFailed(str(error)) from error
+
+
+def _poscar_order(atoms: Atoms) -> list[int]:
+    """Species together, as pymatgen sorts them: by electronegativity, then name."""
+    from pymatgen.core import Element
+
+    symbols = list(atoms.symbols)
+    return sorted(range(len(atoms)), key=lambda i: (Element(symbols[i]).X, symbols[i]))
+
+
+def _label(frame: Atoms, back: list[int], settings_id: str) -> Atoms:
+    label = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True)[back]
+    forces, stress = frame.get_forces()[back], frame.get_stress(voigt=False)
+    return set_results(label, "label", frame.get_potential_energy(), forces, stress, settings_id)

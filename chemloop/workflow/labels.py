@@ -1,0 +1,116 @@
+"""`workflow=labels`: what the label cache holds; labels out of it, and labels from elsewhere into it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+
+from chemloop.physics.hull import one_energy_frame
+from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
+from chemloop.runtime.label_cache import LabelCache
+from chemloop.workflow.label_files import READERS, WRITERS
+
+if TYPE_CHECKING:
+    from chemloop.config import Settings
+
+ACTIONS = ("list", "export", "import")
+IMPORTED = "imported-"
+
+
+@dataclass
+class Labels:
+    """action: list, export or import; path: to or from where; format: of the files there; frame: which labels."""
+
+    action: str = "list"
+    path: str | None = None
+    format: str = "extxyz"
+    frame: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise ConfigError(f"workflow.action = {self.action}: allowed are {', '.join(ACTIONS)}")
+        if self.action != "list" and not self.path:
+            raise ConfigError(f"workflow.action = {self.action} needs a file or folder; give workflow.path=PATH")
+        formats = READERS if self.action == "import" else WRITERS
+        if self.format not in formats:
+            raise ConfigError(f"workflow.format = {self.format}: {self.action} knows {', '.join(formats)}")
+
+    def run(self, campaign: Campaign, settings: Settings, config: dict[str, Any]) -> None:
+        cache = LabelCache(Path(settings.label_cache), settings.label_cache_gb)
+        if self.action == "list":
+            print("\n".join(summary(cache)))
+        elif self.action == "export":
+            print(self._export(cache))
+        else:
+            print(self._import(cache))
+
+    def _export(self, cache: LabelCache) -> str:
+        assert self.path is not None
+        frames = [frame for calculation in cache.calculations() for frame in calculation]
+        known = Counter(frame.info["energy_frame"] for frame in frames)
+        if not known:
+            raise StructureError(f"{cache.folder} holds no labels; workflow=explore computes some")
+        if self.frame is not None and self.frame not in known:
+            raise EnergyFrameError(f"workflow.frame = {self.frame}: the cache has {', '.join(sorted(known))}")
+        if self.frame is None and len(known) > 1:
+            raise EnergyFrameError(
+                f"the cache has labels of {len(known)} levels of theory, which do not mix:"
+                f" {', '.join(sorted(known))}; choose one with workflow.frame=NAME"
+            )
+        chosen = [frame for frame in frames if self.frame in (None, frame.info["energy_frame"])]
+        WRITERS[self.format](Path(self.path), chosen)
+        return f"{self.path}: {len(chosen)} frames of {one_energy_frame(chosen)}"
+
+    def _import(self, cache: LabelCache) -> str:
+        assert self.path is not None
+        if not Path(self.path).exists():
+            raise StructureError(f"workflow.path = {self.path}: there is no such file or folder")
+        frames = READERS[self.format](Path(self.path))
+        if not frames:
+            raise StructureError(f"workflow.path = {self.path}: it holds no labels in format {self.format}")
+        for frame in frames:
+            frame.info["energy_frame"] = self._frame_of(frame)
+        n_new = 0
+        for frame in frames:
+            key = cache.key(frame, "static", frame.info["energy_frame"])
+            if key not in cache:
+                cache.put(key, [frame])
+                n_new += 1
+        names = ", ".join(sorted({frame.info["energy_frame"] for frame in frames}))
+        return f"{cache.folder}: {n_new} new labels of {len(frames)}, energy frame {names}"
+
+    def _frame_of(self, frame: Atoms) -> str:
+        """Its own, or a separate one: what computed it elsewhere is not known to be any labeler's level of theory."""
+        own = frame.info.get("energy_frame")
+        if own is not None:
+            return str(own)
+        if self.frame is None:
+            raise EnergyFrameError(
+                f"labels in {self.path} do not say their level of theory; name it with workflow.frame=NAME. They become"
+                f" a separate energy frame, {IMPORTED}NAME, which mixes with no other"
+            )
+        return self.frame if self.frame.startswith(IMPORTED) else f"{IMPORTED}{self.frame}"
+
+
+def summary(cache: LabelCache) -> list[str]:
+    """One line per energy frame: calculations, frames, elements; then the size of all."""
+    n_calculations: Counter[str] = Counter()
+    n_frames: Counter[str] = Counter()
+    elements: dict[str, set[str]] = defaultdict(set)
+    for frames in cache.calculations():
+        name = frames[0].info["energy_frame"]
+        n_calculations[name] += 1
+        n_frames[name] += len(frames)
+        elements[name] |= set(frames[0].symbols)
+    size = sum(path.stat().st_size for path in cache.folder.glob("??/*.extxyz"))
+    bound = "no bound" if cache.max_gb is None else f"at most {cache.max_gb:g} GB"
+    lines = [
+        f"{name}: {n_calculations[name]} calculations, {n_frames[name]} frames of {'-'.join(sorted(elements[name]))}"
+        for name in sorted(n_calculations)
+    ]
+    return [*lines, f"{cache.folder}: {sum(n_calculations.values())} calculations, {size / 1e6:.3g} MB ({bound})"]

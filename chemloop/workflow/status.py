@@ -1,0 +1,189 @@
+"""`workflow=status`: how a campaign or a sweep stands, read from its folders and from SLURM's queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chemloop.compute.slurm_overview import queued
+from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import read_json
+from chemloop.runtime.errors import CampaignError, ConfigError
+from chemloop.runtime.queue import QueuedJob, QueueUnavailable
+
+if TYPE_CHECKING:
+    from chemloop.config import Settings
+
+SWEEP_FOLDERS = ("pool", "rankings", "bases", "points")
+COLUMNS = ("stage", "items", "done", "begun", "failed", "time left", "queue")
+
+
+@dataclass
+class Standing:
+    """One stage: its items by their markers.
+
+    begun: started and not finished; a job works on them, or will again
+    first, last: when its first and its latest item were finished, s since the epoch; 0 where none is
+    """
+
+    name: str
+    folder: Path
+    is_done: bool
+    items: int = 0
+    done: int = 0
+    begun: int = 0
+    failed: int = 0
+    first: float = 0.0
+    last: float = 0.0
+
+    def count(self, item: str) -> None:
+        """One more item, by the files in its folder."""
+        self.items += 1
+        try:
+            ended = os.stat(f"{item}/DONE").st_mtime
+        except FileNotFoundError:
+            if os.path.exists(f"{item}/FAILED"):
+                self.failed += 1
+            elif os.path.exists(f"{item}/.starts"):
+                self.begun += 1
+            return
+        self.done += 1
+        self.first = min(self.first or ended, ended)
+        self.last = max(self.last, ended)
+
+    @property
+    def left_s(self) -> float | None:
+        """At the pace of the items that are done; None where there is none yet."""
+        unfinished = self.items - self.done - self.failed
+        if self.is_done or unfinished == 0:
+            return 0.0
+        return None if self.done < 2 else (self.last - self.first) / (self.done - 1) * unfinished
+
+
+@dataclass
+class ShowStatus:
+    """n_errors: last errors shown"""
+
+    n_errors: int = 5
+
+    def __post_init__(self) -> None:
+        if self.n_errors < 0:
+            raise ConfigError(f"workflow.n_errors = {self.n_errors}: must be 0 or above")
+
+    def run(self, campaign: Campaign, settings: Settings, config: dict[str, Any]) -> None:
+        """Raises: CampaignError where there is no such campaign"""
+        standings = list(stages(existing(campaign).folder))
+        print(f"campaign {campaign.name} in {campaign.folder}: {driver(campaign)}")
+        jobs, notice = jobs_by_stage(campaign.folder)
+        if notice is not None:
+            print(f"notice: {notice}")
+        print(table(standings, jobs))
+        for line in errors(standings)[: self.n_errors]:
+            print(line)
+
+
+def existing(campaign: Campaign) -> Campaign:
+    """The campaign or sweep.
+
+    Raises: CampaignError where there is none
+    """
+    if not any((campaign.folder / name).exists() for name in ("campaign.yaml", "sweep.yaml")):
+        raise CampaignError(
+            f"there is no campaign {campaign.folder}; give campaign=NAME, or the options that it was begun with"
+        )
+    return campaign
+
+
+def stages(folder: Path) -> Iterator[Standing]:
+    """All stages of a campaign that were begun, in their order; the parts of a sweep, where it is one."""
+    for iteration in sorted(folder.glob("iter-*")):
+        found = [path for path in iteration.iterdir() if (path / "items").is_dir()]
+        for stage in sorted(found, key=lambda path: (path.name != "prepare", path.name)):
+            yield standing(f"{int(iteration.name[5:]):3d} {stage.name.rpartition('-')[2]}", stage, stage / "items")
+    for name in SWEEP_FOLDERS:
+        if (folder / name).is_dir():
+            yield standing(f"    {name}", folder / name, folder / name)
+
+
+def standing(name: str, folder: Path, items: Path) -> Standing:
+    found = Standing(name, folder, (folder / "DONE").exists())
+    with os.scandir(items) as entries:
+        for entry in entries:
+            if entry.is_dir() and os.path.exists(f"{entry.path}/item.yaml"):
+                found.count(entry.path)
+    return found
+
+
+def driver(campaign: Campaign) -> str:
+    """Who holds the lock, as its file says."""
+    if (campaign.folder / "DONE").exists():
+        return "finished"
+    path = campaign.folder / "campaign.lock"
+    holder = path.read_text().split() if path.exists() else []
+    return f"its driver is process {holder[1]} on {holder[0]}" if len(holder) > 1 else "no driver"
+
+
+def jobs_by_stage(campaign: Path) -> tuple[dict[Path, list[QueuedJob]], str | None]:
+    """Queued jobs by the folder of their stage, and why that is not known."""
+    if shutil.which("squeue") is None:
+        return {}, None
+    try:
+        return {stage.folder.parent: stage.jobs for stage in queued(campaign)}, None
+    except QueueUnavailable as error:
+        return {}, f"the queue is not known: {error}"
+
+
+def table(standings: list[Standing], jobs: dict[Path, list[QueuedJob]]) -> str:
+    """A line per stage."""
+    shown = {stage.folder for stage in standings}
+    lines: list[tuple[str, ...]] = [COLUMNS]
+    for stage in standings:
+        left = "" if stage.is_done else "?" if stage.left_s is None else shown_time(stage.left_s)
+        numbers = (str(number) if number else "-" for number in (stage.items, stage.done, stage.begun, stage.failed))
+        lines.append((stage.name, *numbers, left, queue_text(jobs.get(stage.folder, []))))
+    # the drivers of a sweep keep their jobs apart from its points
+    for folder, queue in jobs.items():
+        if folder not in shown and queue:
+            lines.append((f"    {queue[0].name.split('.')[1]}", "", "", "", "", "", queue_text(queue)))
+    widths = [max(len(line[k]) for line in lines) for k in range(len(COLUMNS))]
+    return "\n".join("  ".join(map(padded, line, widths, COLUMNS)).rstrip() for line in lines)
+
+
+def padded(cell: str, width: int, column: str) -> str:
+    """Words to the left, numbers to the right."""
+    return cell.ljust(width) if column in ("stage", "queue") else cell.rjust(width)
+
+
+def queue_text(jobs: list[QueuedJob]) -> str:
+    """`3 running (at most 29:12 left), 5 pending (Resources)`."""
+    counts: Counter[str] = Counter()
+    for job in jobs:
+        counts[job.state] += job.n_tasks
+    parts = []
+    for state, number in sorted(counts.items()):
+        same = [job for job in jobs if job.state == state]
+        detail = ", ".join(sorted({job.reason for job in same} - {"None"}))
+        if state == "RUNNING":
+            detail = f"limit in {min((job.left for job in same), key=lambda text: (len(text), text))}"
+        parts.append(f"{number} {state.lower()}" + (f" ({detail})" if detail else ""))
+    return ", ".join(parts)
+
+
+def shown_time(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"~{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def errors(standings: list[Standing]) -> list[str]:
+    """Reasons of failed items and where their logs are, the latest first."""
+    found = []
+    for stage in standings:
+        if stage.failed:
+            found += list(stage.folder.glob("items/*/FAILED")) + list(stage.folder.glob("*/FAILED"))
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [f"failed: {read_json(path)['reason']} (log: {path.parent / 'log.out'})" for path in found]
