@@ -43,9 +43,8 @@ def test_wheel_holds_every_file(installed):
     sources = [path for path in (ROOT / "chemloop").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected = {path.relative_to(ROOT) for path in sources}
     expected |= {Path("chemloop") / path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
-    expected |= {
-        Path("chemloop") / path.relative_to(ROOT) for path in (ROOT / "launchers").rglob("*") if path.is_file()
-    }
+    launchers = [path for path in (ROOT / "launchers").rglob("*") if path.is_file() and path.suffix != ".py"]
+    expected |= {Path("chemloop") / path.relative_to(ROOT) for path in launchers}
     held = {path.relative_to(installed) for path in (installed / "chemloop").rglob("*") if path.is_file()}
     assert Path("chemloop/conf/config.yaml") in expected
     assert held == expected
