@@ -49,5 +49,5 @@ def test_files_and_targets_that_it_names_exist():
         name = next(filter(None, file))
         if not name.endswith(("morse.py", "morse.yaml")):
             assert (ROOT / name).exists(), name
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"run", "test"} <= set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"run", "test"} <= set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)) <= targets
