@@ -204,7 +204,7 @@ def test_each_point_is_shown_once_in_the_group_of_the_sweep(sweep, compose_confi
     object.__setattr__(settings, "tracker", ListTracker())
     item = Item(sweep.folder / "points" / "toy_random_n5_s1")
     item.folder.mkdir(parents=True)
-    item.plan({"selection": "random", "n_train": 5, "index": 1, "seed": 77})
+    item.plan({"name": "toy", "selection": "random", "n_train": 5, "index": 1, "seed": 77})
     write_json(item.folder / "metrics.json", {"test_force_rmse_mev_per_ang": 3.0})
     (item.folder / "curves.jsonl").write_text('{"epoch": 0, "loss": 2.0}\n')
     for _ in range(2):
