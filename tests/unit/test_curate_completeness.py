@@ -152,12 +152,10 @@ def test_settings(compose_config, override, message):
         load(compose_config(override))
 
 
-def test_paper_asks_for_coverage_too(compose_config):
-    stop = load(compose_config("loop=paper")).loop.stop
-    assert stop.limits == {
-        "entropy": 0.01, "growth": 1e-4, "environment_coverage": 0.95, "motif_coverage": 0.95
-    }  # fmt: skip
-    assert list(load(compose_config()).loop.stop.limits) == ["entropy", "growth"]
+def test_all_loops_ask_for_coverage_too(compose_config):
+    coverage = {"environment_coverage": 0.95, "motif_coverage": 0.95}
+    assert load(compose_config("loop=paper")).loop.stop.limits == {"entropy": 0.01, "growth": 1e-4, **coverage}
+    assert load(compose_config()).loop.stop.limits == {"entropy": 0.02, "growth": 1e-3, **coverage}
 
 
 def test_a_campaign_still_running(campaign):
