@@ -29,7 +29,7 @@ def relaxed(names: list[str], overrides: list[str], workdir: Path) -> list[tuple
     conf = Path(__file__).parents[1] / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
         node = compose("config", [f"outputs={workdir}", *overrides])
-    labeler = build(OmegaConf.to_container(node.labeler, resolve=True), "labeler")  # type: ignore[arg-type]
+    labeler = build(OmegaConf.to_container(node.labeler, resolve=True), "labeler")  # type: ignore[arg-type]  # a dictionary
     protocol = Protocol(labeler, LabelSettings(n_perturbations=1, n_static=0), LabelCache(workdir / "label-cache"))
     crystals = {atoms.info["name"]: atoms for atoms in read_reference(REFERENCE, ELEMENTS, 0.5, str(workdir))}
     pairs = []

@@ -145,7 +145,7 @@ def scale(sizes: Sequence[int], options: argparse.Namespace) -> None:
         near, within_reach = neighbors(x, (1e-3, 1e-9))
         environments = Environments(x, BANDWIDTH)
         del x
-        _, adding = timed(lambda: environments.sums_across(Environments(more, BANDWIDTH)))  # noqa: B023
+        _, adding = timed(lambda: environments.sums_across(Environments(more, BANDWIDTH)))  # noqa: B023 - called at once
         seconds.append(elapsed)
         pairs.append(n * near)
         growths = [growth(sizes, values) for values in (seconds, pairs)]
