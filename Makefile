@@ -40,7 +40,7 @@ report-demo: env  ## write a report to look at, without a campaign, and print it
 	@$(VENV)/bin/python -m chemloop.report.demonstration outputs/report-demo.html --structures $(STRUCTURES)
 
 test: env browser  ## run the tests: make test PYTEST_ARGS="tests/unit -k hull"
-	@CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -rf $(PYTEST_ARGS)
 
 browser:
 	@for name in $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \

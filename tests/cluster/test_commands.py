@@ -59,8 +59,8 @@ def toys(tmp_path: Path, compose_slurm, name: str) -> ToyStage:
 def test_status_reads_and_cancel_ends_only_one_campaign(tmp_path, compose_slurm):
     one, other = (toys(tmp_path, compose_slurm, name) for name in ("one", "other"))
     drivers = [start_driver(toy) for toy in (one, other)]
-    for toy in (one, other):
-        wait_until_begun(toy)
+    for toy, driver in zip((one, other), drivers, strict=True):
+        wait_until_begun(toy, driver)
     before = small.snapshot(one.campaign.folder)
     begin = time.monotonic()
     shown = chemloop(tmp_path / "outputs", "campaign=one", "workflow=status")

@@ -44,7 +44,7 @@ def test_failures_are_told_apart(stage):
 def test_jobs_that_outlive_their_driver_are_waited_for(stage):
     toy = stage("sleep", "sleep")
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     driver.kill()
     driver.wait()
     assert toy.ensure()["screen/n_items"] == 2
@@ -55,7 +55,7 @@ def test_jobs_that_outlive_their_driver_are_waited_for(stage):
 def test_ctrl_c_ends_the_driver_and_leaves_the_jobs(stage, capfd):
     toy = stage("sleep 15", "sleep 15")
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     driver.send_signal(signal.SIGINT)
     errors = driver.communicate()[1].decode()
     assert "KeyboardInterrupt" in errors
@@ -75,7 +75,7 @@ def test_fatal_error_cancels_the_other_jobs(stage):
 def test_cancelled_job_is_noticed_and_its_items_start_again(stage, capfd):
     toy = stage("sleep 15", "sleep 15")
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     begin = time.monotonic()
     cancel(alive(toy))
     assert driver.wait() == 0 and time.monotonic() - begin < 60
@@ -102,7 +102,7 @@ def test_a_job_near_its_limit_goes_back_into_the_queue(stage):
     """The signal comes from here: limits are whole minutes."""
     toy = stage("advance", overrides=("compute.cpu.max_jobs=1",))
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     (job,) = alive(toy)
     time.sleep(1)
     subprocess.run(["scancel", "--signal=USR2", job.id], check=True)

@@ -34,10 +34,12 @@ def stage(tmp_path, compose_config):
 def start_driver(toy: ToyStage) -> subprocess.Popen:
     """A process of its own that brings the stage to its end."""
     program = textwrap.dedent(f"""
+        import signal
         from pathlib import Path
         from chemloop.config import load
         from chemloop.runtime.campaign import Campaign
         from tests.toy_stage import ToyStage
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
         campaign = Campaign(Path({str(toy.campaign.folder)!r}))
         toy = ToyStage(campaign, load(campaign.config()), 1)
         toy.what = {toy.what!r}
@@ -46,8 +48,9 @@ def start_driver(toy: ToyStage) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
 
 
-def wait_until_begun(toy: ToyStage) -> None:
+def wait_until_begun(toy: ToyStage, driver: subprocess.Popen) -> None:
     while not all((toy.item(number).folder / "attempts").exists() for number in range(len(toy.what))):
+        assert driver.poll() is None, driver.communicate()
         time.sleep(0.05)
 
 
@@ -116,7 +119,7 @@ def test_fatal_error_of_an_item_reaches_the_user(stage):
 def test_workers_that_outlive_their_driver_are_waited_for(stage):
     toy = stage("sleep", "sleep")
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     driver.kill()
     driver.wait()
     time.sleep(0.1)
@@ -127,7 +130,7 @@ def test_workers_that_outlive_their_driver_are_waited_for(stage):
 def test_ctrl_c_stops_driver_and_workers(stage):
     toy = stage("sleep", "sleep")
     driver = start_driver(toy)
-    wait_until_begun(toy)
+    wait_until_begun(toy, driver)
     workers = [psutil.Process(int((toy.item(k).folder / "attempts").read_text())) for k in (0, 1)]
     driver.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in driver.communicate()[1]
