@@ -122,7 +122,7 @@ def test_folder_that_slurm_cannot_write_logs_to_is_refused(cluster, tmp_path):
 def test_values_reach_the_script_as_they_are():
     given = parameters("name", SlurmResource("cpu", 30, mem_gb=1.5, account="it's", modules=["a b; rm x"]))
     assert given["mem"] == "1536MB" and given["account"] == "it's"
-    assert given["setup"][0] == "module load 'a b; rm x'"
+    assert given["setup"][0] == "module load 'a b; rm x' || exit 1"
 
 
 def test_environment_without_chemloop_is_found_by_the_probe(cluster, tmp_path, monkeypatch):
