@@ -24,6 +24,11 @@ def test_configuration_is_complete_once_the_time_limits_are_given(compose_config
     assert settings.compute.dft.account == "chem"
 
 
+def test_file_of_a_site_says_only_what_differs(compose_config):
+    compute = load(compose_config("compute=devcluster")).compute
+    assert (compute.gpu.device, compute.gpu.gpus, compute.dft.partition) == ("cpu", 1, "cpu")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
