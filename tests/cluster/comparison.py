@@ -9,6 +9,9 @@ from typing import Any
 
 from chemloop.runtime.ledger import Ledger
 
+TOLERANCE = 1e-6
+"""Two runs of one relaxation, on one machine, may end with cells that differ in their last bit."""
+
 
 def records(campaign: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of the ledger and each line of metrics.jsonl, with what to call it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chemloop.physics.structures import write_structures
 from chemloop.runtime.ledger import Ledger
-from tests.cluster.comparison import differences
+from tests.cluster.comparison import TOLERANCE, differences
 from tests.cluster.conftest import CHEAP, ON_SLURM, ROOT
 from tests.loop import small
 from tests.toy_potential import labelled
@@ -16,7 +16,7 @@ def test_campaign_over_both_partitions_has_the_results_of_a_local_one(tmp_path, 
     ended = small.run(tmp_path, *CHEAP, *ON_SLURM)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "loop.max_iterations = 1 reached" in ended.stdout
-    assert differences(local, tmp_path / small.NAME) == []
+    assert differences(local, tmp_path / small.NAME, TOLERANCE) == []
     assert len(Ledger(local / "structures.db").rows()) > 10
     scripts = "".join(path.read_text() for path in tmp_path.glob("*/iter-*/*/jobs/*/*_submission.sh"))
     assert "--partition=gpu" in scripts and "--partition=cpu" in scripts

@@ -10,7 +10,7 @@ import pytest
 
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.item import Item
-from tests.cluster.comparison import differences
+from tests.cluster.comparison import TOLERANCE, differences
 from tests.cluster.conftest import CHEAP, ON_SLURM, ROOT, devcluster
 from tests.cluster.storm import EVENTS, small_campaign, storm
 
@@ -67,4 +67,4 @@ def test_twenty_disturbances_change_nothing(fragile, tmp_path, compose_slurm):
 def test_twenty_disturbances_of_a_closed_loop_change_nothing(fragile, tmp_path, local):
     campaign, start = small_campaign(tmp_path, *CHEAP, *ON_SLURM)
     storm(campaign, start, (2, 5), limit_s=600)
-    assert differences(local, campaign.folder) == []
+    assert differences(local, campaign.folder, TOLERANCE) == []

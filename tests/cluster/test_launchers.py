@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chemloop.runtime.queue import my_jobs
-from tests.cluster.comparison import differences
+from tests.cluster.comparison import TOLERANCE, differences
 from tests.cluster.conftest import CHEAP, ROOT
 from tests.loop import small
 
@@ -66,4 +66,4 @@ def test_campaign_in_a_job_goes_on_after_its_limit_and_after_a_preemption(tmp_pa
     about = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     assert "Restarts=2" in about
     assert printed.count(f"campaign {small.NAME} in {campaign}") == 3, "each start says where the campaign lies"
-    assert differences(local, campaign) == []
+    assert differences(local, campaign, TOLERANCE) == []
