@@ -1,5 +1,6 @@
 """Configurations and campaigns for tests, composed from `conf/` as on the command line."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from chemloop.config import chosen_options
+from chemloop.runtime.inherited import THREAD_VARIABLES
+
+# As in workers. Otherwise numba's OpenMP threads become torch's too, and sums differ in their last bits.
+os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 CONF = Path(__file__).parents[1] / "conf"
 

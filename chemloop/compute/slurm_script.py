@@ -65,7 +65,12 @@ def parameters(name: str, resource: SlurmResource) -> dict[str, object]:
         "additional_parameters": dict(resource.arguments),
         # SLURM sends it up to a minute early
         "signal_delay_s": min(90, resource.time_min * 15),
-        "setup": [*(f"module load {shlex.quote(module)}" for module in resource.modules), *resource.setup, *settings],
+        # a job without one of its modules would compute with something else, or fail where nobody looks
+        "setup": [
+            *(f"module load {shlex.quote(module)} || exit 1" for module in resource.modules),
+            *resource.setup,
+            *settings,
+        ],
         "stderr_to_stdout": True,
         # an MPI that starts with the worker would be found by codes that start their own
         "srun_args": ["--mpi=none"],

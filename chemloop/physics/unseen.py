@@ -20,7 +20,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc
 
 Z_95 = 1.959964
 
@@ -111,6 +110,8 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
     t = m / n
     orders, numbers = np.unique(x, return_counts=True)
     if t > 1:
+        from scipy.special import bdtrc  # here, because every driver reads this module and this import takes 0.2 s
+
         n_terms = math.ceil(0.5 * math.log(n * t**2 / (t - 1), 3))
         kept = bdtrc(np.minimum(orders - 1, n_terms), n_terms, 2 / (2 + t))
     else:

@@ -52,14 +52,14 @@ def check_device(recipe: Recipe, device: str) -> None:
 def strategy(recipe: Recipe) -> str:
     """Lightning's strategy: the recipe's, or for `auto` with several devices processes that this one starts.
 
-    The usual `ddp` starts the whole command again, which in a worker would be the item. A fork takes no time, but is
-    impossible once a GPU is in use; a spawned process imports everything anew.
+    The usual `ddp` starts the whole command again, which in a worker would be the item. A fork would take no time, but
+    is impossible once a GPU is in use, and hangs in the first parallel region of torch (as in Adam's fused step) where
+    its parent has run one; a spawned process imports everything anew.
     """
     if recipe.strategy != AUTO or recipe.devices == 1:
         return recipe.strategy
     # some networks have weights that energies do not depend on, such as those of magnetic moments
-    kind = "spawn" if torch.cuda.is_available() else "fork"
-    return f"ddp_{kind}_find_unused_parameters_true"
+    return "ddp_spawn_find_unused_parameters_true"
 
 
 def train(

@@ -6,7 +6,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ class Standing:
     """One stage: its items by their markers.
 
     begun: started and not finished; a job works on them, or will again
+    failed: when each failed, s since the epoch, and its folder
     first, last: when its first and its latest item were finished, s since the epoch; 0 where none is
     """
 
@@ -38,32 +40,39 @@ class Standing:
     items: int = 0
     done: int = 0
     begun: int = 0
-    failed: int = 0
+    failed: list[tuple[float, str]] = field(default_factory=list)
     first: float = 0.0
     last: float = 0.0
 
     def count(self, item: str) -> None:
-        """One more item, by the files in its folder."""
-        self.items += 1
-        try:
-            ended = os.stat(f"{item}/DONE").st_mtime
-        except FileNotFoundError:
-            if os.path.exists(f"{item}/FAILED"):
-                self.failed += 1
-            elif os.path.exists(f"{item}/.starts"):
-                self.begun += 1
+        """One more item, by the files in its folder, the most telling first; a folder without a task is none."""
+        if ended := written(f"{item}/DONE"):
+            self.done += 1
+            self.first = min(self.first or ended, ended)
+            self.last = max(self.last, ended)
+        elif ended := written(f"{item}/FAILED"):
+            self.failed.append((ended, item))
+        elif os.path.exists(f"{item}/.starts"):
+            self.begun += 1
+        elif not os.path.exists(f"{item}/item.yaml"):
             return
-        self.done += 1
-        self.first = min(self.first or ended, ended)
-        self.last = max(self.last, ended)
+        self.items += 1
 
     @property
     def left_s(self) -> float | None:
         """At the pace of the items that are done; None where there is none yet."""
-        unfinished = self.items - self.done - self.failed
+        unfinished = self.items - self.done - len(self.failed)
         if self.is_done or unfinished == 0:
             return 0.0
         return None if self.done < 2 else (self.last - self.first) / (self.done - 1) * unfinished
+
+
+def written(path: str) -> float | None:
+    """When, s since the epoch; None where there is no such file."""
+    try:
+        return os.stat(path).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @dataclass
@@ -84,7 +93,7 @@ class ShowStatus:
         if notice is not None:
             print(f"notice: {notice}")
         print(table(standings, jobs))
-        for line in errors(standings)[: self.n_errors]:
+        for line in errors(standings, self.n_errors):
             print(line)
 
 
@@ -118,8 +127,7 @@ def standing(name: str, folder: Path, items: Path) -> Standing:
     found = Standing(name, folder, (folder / "DONE").exists())
     with os.scandir(items) as entries:
         for entry in entries:
-            if entry.is_dir() and os.path.exists(f"{entry.path}/item.yaml"):
-                found.count(entry.path)
+            found.count(entry.path)
     return found
 
 
@@ -148,7 +156,8 @@ def table(standings: list[Standing], jobs: dict[Path, list[QueuedJob]]) -> str:
     lines: list[tuple[str, ...]] = [COLUMNS]
     for stage in standings:
         left = "" if stage.is_done else "?" if stage.left_s is None else shown_time(stage.left_s)
-        numbers = (str(number) if number else "-" for number in (stage.items, stage.done, stage.begun, stage.failed))
+        counts = (stage.items, stage.done, stage.begun, len(stage.failed))
+        numbers = (str(count) if count else "-" for count in counts)
         lines.append((stage.name, *numbers, left, queue_text(jobs.get(stage.folder, []))))
     # the drivers of a sweep keep their jobs apart from its points
     for folder, queue in jobs.items():
@@ -183,11 +192,12 @@ def shown_time(seconds: float) -> str:
     return f"~{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
-def errors(standings: list[Standing]) -> list[str]:
-    """Reasons of failed items and where their logs are, the latest first."""
-    found = []
-    for stage in standings:
-        if stage.failed:
-            found += list(stage.folder.glob("items/*/FAILED")) + list(stage.folder.glob("*/FAILED"))
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [f"failed: {read_json(path)['reason']} (log: {path.parent / 'log.out'})" for path in found]
+def errors(standings: list[Standing], n_errors: int) -> list[str]:
+    """Reasons of the items that failed last, and where their logs are, the latest first."""
+    found = sorted((failure for stage in standings for failure in stage.failed), reverse=True)
+    lines = []
+    for _, item in found[:n_errors]:
+        # one that starts again just now has not failed
+        with suppress(FileNotFoundError):
+            lines.append(f"failed: {read_json(Path(item, 'FAILED'))['reason']} (log: {item}/log.out)")
+    return lines

@@ -7,18 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.loop import small
+
 ROOT = Path(__file__).parents[2]
 DEVCLUSTER = ROOT / "launchers/devcluster/devcluster.sh"
 
-LIMITS = [f"compute.{key}.time_min=30" for key in ("cpu", "gpu", "dft")]
+CLASSES = ("gpu", "cpu", "dft")
 ON_SLURM = [
-    "compute=slurm",
-    *LIMITS,
-    *("compute.gpu.device=cpu", "compute.gpu.gpus=1", "compute.gpu.cpus=1", "compute.gpu.mem_gb=1.4"),
-    *("compute.cpu.mem_gb=1.4", "compute.dft.mem_gb=1.4", "compute.poll_s=0.5", "compute.queue_s=2"),
-    *("compute.cpu.max_jobs=4", "compute.dft.max_jobs=4", "compute.gpu.max_jobs=4"),
+    "compute=devcluster",
+    *(f"compute.{key}.{setting}" for key in CLASSES for setting in ("mem_gb=1.4", "max_jobs=4")),
 ]
-"""A GPU of this cluster is a pretence, so nothing may compute on it."""
+"""Items of these tests need little, so that more of them fit on a node."""
+
+CALCULATOR = "ase.calculators.lj.LennardJones"
+CHEAP = (
+    *("tracker=jsonl", "model=ase", "labeler=ase", "loop.max_failed_fraction=0.9"),
+    *(f"model.calculator._target_={CALCULATOR}", "+model.calculator.epsilon=0.05", "+model.calculator.sigma=2.3"),
+    *(f"labeler.calculator._target_={CALCULATOR}", "+labeler.calculator.epsilon=0.06", "+labeler.calculator.sigma=2.3"),
+)
+"""All stages with something that computes in no time; its model cannot learn."""
 
 
 def devcluster(*arguments: str) -> str:
@@ -40,6 +47,15 @@ def cluster() -> Iterator[None]:
         del os.environ["SLURM_CONF"]
     else:
         os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory) -> Path:
+    """The small campaign, cheap, computed at home by an undisturbed driver."""
+    outputs = tmp_path_factory.mktemp("local")
+    ended = small.run(outputs, *CHEAP)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return outputs / small.NAME
 
 
 @pytest.fixture

@@ -30,12 +30,39 @@ def chemloop(outputs: Path, *overrides: str) -> subprocess.CompletedProcess[str]
         (["compute.gpu.partition=gqu"], ["compute.gpu.partition = gqu", "there are gpu, cpu"]),
         (["compute.dft.time_min=3000"], ["compute.dft.time_min = 3000: partition cpu allows 1440 minutes"]),
         (["compute.gpu.gpus=9"], ["sbatch refused a job of compute.gpu", "node configuration is not available"]),
+        (["compute.gpu.constraint='a100; touch pwned'"], ["sbatch refused a job of compute.gpu", "Invalid feature"]),
+        (["compute.gpu.modules=['cuda/13; touch pwned']"], ["could not start ChemLoop", "module", "compute.gpu.setup"]),
+        (["compute.gpu.setup=['echo no licence; exit 3']"], ["could not start ChemLoop: no licence (log: "]),
     ],
 )
 def test_what_the_cluster_does_not_give_is_one_sentence(tmp_path, overrides, messages):
     ended = chemloop(tmp_path, *ON_SLURM, *overrides)
     assert ended.returncode != 0 and "Traceback" not in ended.stderr
     assert all(message in ended.stderr for message in messages), ended.stderr
+    assert not list(ROOT.glob("pwned")) and not list(tmp_path.rglob("pwned"))
+    assert not list(tmp_path.glob("*/iter-*/*/jobs/*")), "nothing was queued but, at most, the probe"
+
+
+def test_folder_that_the_nodes_do_not_see_is_found_before_anything_is_queued(tmp_path):
+    """The driver has a disk of its own there, in a namespace of its own."""
+    private = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path)]
+    if subprocess.run([*private, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can give the driver a disk that the nodes of this machine do not see")
+    command = [sys.executable, "-m", "chemloop", f"outputs={tmp_path}/outputs", *ON_SLURM]
+    ended = subprocess.run(
+        [*private, *command], cwd=ROOT, env=small.environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0 and "Traceback" not in ended.stderr
+    message = "campaigns on a cluster need a folder that all its nodes share; choose one with outputs=FOLDER"
+    assert message in ended.stderr, ended.stderr
+
+
+def test_machine_without_slurm_is_one_sentence(tmp_path):
+    environment = small.environment() | {"PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "chemloop", f"outputs={tmp_path}", *ON_SLURM]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0 and "Traceback" not in ended.stderr
+    assert "there is no sbatch on this machine; start this on a login node" in ended.stderr, ended.stderr
 
 
 def test_environment_without_chemloop_is_found_before_anything_is_queued(tmp_path):

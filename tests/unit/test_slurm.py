@@ -24,6 +24,11 @@ def test_configuration_is_complete_once_the_time_limits_are_given(compose_config
     assert settings.compute.dft.account == "chem"
 
 
+def test_file_of_a_site_says_only_what_differs(compose_config):
+    compute = load(compose_config("compute=devcluster")).compute
+    assert (compute.gpu.device, compute.gpu.gpus, compute.dft.partition) == ("cpu", 1, "cpu")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -122,7 +127,7 @@ def test_folder_that_slurm_cannot_write_logs_to_is_refused(cluster, tmp_path):
 def test_values_reach_the_script_as_they_are():
     given = parameters("name", SlurmResource("cpu", 30, mem_gb=1.5, account="it's", modules=["a b; rm x"]))
     assert given["mem"] == "1536MB" and given["account"] == "it's"
-    assert given["setup"][0] == "module load 'a b; rm x'"
+    assert given["setup"][0] == "module load 'a b; rm x' || exit 1"
 
 
 def test_environment_without_chemloop_is_found_by_the_probe(cluster, tmp_path, monkeypatch):
