@@ -163,6 +163,11 @@ def check_together(settings: Settings) -> None:
             f"candidates.quotas add up to {quota}, more than the {settings.loop.generate.n} structures that"
             " loop.generate.n proposes in an iteration; lower loop.hull_quotas or raise loop.generate.n"
         )
+    if settings.loop.generate.topology != "off" and settings.system.topology is None:
+        raise ConfigError(
+            f"loop.generate.topology = {settings.loop.generate.topology}, but system.topology is null: give the rules"
+            " there, or choose off"
+        )
     learned, teacher = getattr(settings.model, "checkpoint", None), getattr(settings.labeler, "checkpoint", None)
     if teacher is not None and learned == teacher:
         raise ConfigError(

@@ -1,6 +1,8 @@
 """The closed loop, readable top to bottom, and the rule that ends it.
 
-seed -> [ generate -> relax -> screen -> describe -> select -> label -> curate -> finetune ] until complete
+seed -> [ generate -> relax -> screen -> describe -> select -> label -> curate -> finetune -> learn ] until complete
+
+Learning is the generator's, and a stage only of those that can.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from chemloop.stages.finetune import Finetune
 from chemloop.stages.generate import Generate, GenerateSettings
 from chemloop.stages.label import Label
 from chemloop.stages.labelling import LabelSettings
+from chemloop.stages.learn import Learn
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import Relax, RelaxSettings
 from chemloop.stages.screen import Screen, ScreenSettings
@@ -114,6 +117,8 @@ class LoopSettings:
 def stages_of(campaign: Campaign, settings: Settings, iteration: int) -> list[Stage]:
     """The stages of one iteration in their order; iteration 0 is the known structures."""
     kinds = EVERY if iteration else FIRST
+    if settings.generator.can_learn:
+        kinds = (*kinds, Learn)
     return [kind(campaign, settings, iteration) for kind in kinds]
 
 

@@ -82,23 +82,42 @@ class ForceField(Protocol):
 
 
 class Generator(Protocol):
-    """Proposes crystals inside the chemical system.
+    """Proposes crystals inside the chemical system: `conf/generator/NAME.yaml` + `chemloop/generator/NAME.py`.
 
-    can_learn: False where `finetune` has no meaning for this generator
+    can_learn: False where `finetune` has no meaning for this generator. One that learns has a field
+        `checkpoint: str | None`, the file or folder that `finetune` returned; `dataclasses.replace` makes the newer one
+    understands: keys of `conditions` that mean something to it, e.g. ("energy_above_hull", "n_atoms")
     """
 
-    can_learn: bool
+    can_learn: ClassVar[bool]
+    understands: ClassVar[tuple[str, ...]]
 
     def generate(
         self, n: int, elements: Sequence[str], conditions: dict[str, float], seed: int, workdir: Path
     ) -> list[Atoms]:
         """At most n structures; fewer where some failed. The same seed gives the same structures.
 
-        `yield.json` in workdir may count its `attempts`, and by reason those `rejected`, e.g. {"too close": 7}.
+        conditions: what they should be like: `energy_above_hull`, eV/atom, and, where a workflow asks for cells of one
+            size, `n_atoms`; keys that it does not understand have no effect
+        A structure may carry `operator` and `parents`, see `chemloop.physics.structures`; other keys are left behind.
+        `yield.json` in workdir may count its `attempts`, by reason those `rejected`, e.g. {"too close": 7}, and
+        `cpu_seconds`; one that calls others has these three for each of them under `by_generator` as well, and marks
+        structures with its `generator`.
+
+        Raises: ItemFailed where nothing came of it
         """
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
-        """Learn from structures that carry `e_above_hull`; returns the new checkpoint."""
+        """Learn; returns the new checkpoint, a file or folder in workdir.
+
+        structures: with `id`, `e_above_hull` (eV/atom) and `role`. `label`: relaxed by the labeler, the hull is that of
+            all labels. `candidate`: screened, as the force field of their iteration relaxed them, with `is_stable`,
+            `is_unique`, `is_novel` and what is known of their birth. A structure may be there in both roles.
+        `achieved.json` in workdir lists for each iteration and generator `n_proposed`, `n_valid`, `n_sun` and the
+        `cpu_seconds` of generating and relaxing; numbers that it leaves in `metrics.json` become the campaign's.
+
+        Raises: ItemFailed
+        """
 
 
 class Labeler(Protocol):

@@ -142,21 +142,22 @@ def _downloaded(elements: Sequence[str], downloads: Path) -> Path:
     return path
 
 
-def open_rester() -> Any:
+def open_rester(asked_by: str = "system.reference") -> Any:
     """A client of the Materials Project with the user's key.
 
+    asked_by: the configuration key that names the Materials Project
     Raises: ConfigError where the key or the client is missing
     """
     key = next((os.environ[name] for name in API_KEYS if os.environ.get(name)), None)
     if key is None:
         raise ConfigError(
-            f"system.reference = {MATERIALS_PROJECT} needs a key: set {API_KEYS[0]} to the one shown at"
+            f"{asked_by} = {MATERIALS_PROJECT} needs a key: set {API_KEYS[0]} to the one shown at"
             " https://next-gen.materialsproject.org/api, or give a file of structures"
         )
     try:
         from mp_api.client import MPRester
     except ImportError as error:
-        raise ConfigError(f"system.reference = {MATERIALS_PROJECT} needs mp-api: pip install mp-api") from error
+        raise ConfigError(f"{asked_by} = {MATERIALS_PROJECT} needs mp-api: pip install mp-api") from error
     return MPRester(key)
 
 

@@ -12,6 +12,7 @@ from itertools import combinations_with_replacement
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
+from chemloop.physics.topology import Topology
 from chemloop.reference import read_reference
 from chemloop.runtime.errors import ConfigError, StructureError
 
@@ -29,7 +30,8 @@ class System:
     name: in campaign names; null = the elements, e.g. na-p-s
     mobile_ion: an element; auto = the alkali metal, Ag or Cu of the system where there is just one; null = none
     bond_cutoffs: A; pairs of elements of the framework that it lacks get 1.15 times the sum of their covalent radii,
-        pairs of elements that are not in the system are of no effect
+        pairs of elements that are not in the framework, the system without its mobile ion, are of no effect
+    topology: rules for the bonds of generated structures, see `loop.generate.topology`; null = none
     """
 
     elements: list[str]
@@ -39,6 +41,7 @@ class System:
     bond_cutoffs: dict[str, float] = field(default_factory=dict)
     min_distance_ratio: float = 0.5
     downloads: str = "outputs/references"
+    topology: Topology | None = None
 
     def __post_init__(self) -> None:
         check_elements(self.elements, "system.elements")
@@ -55,6 +58,13 @@ class System:
                 f"system.mobile_ion = {self.mobile_ion}: must be one of {', '.join(self.elements)}, auto, or null"
             )
         self.bond_cutoffs = self._all_bond_cutoffs()
+        if self.topology is not None:
+            self.topology.check_elements(self.framework)
+
+    @property
+    def framework(self) -> list[str]:
+        """The elements without the mobile ion, in alphabetical order."""
+        return sorted(element for element in self.elements if element != self.mobile_ion)
 
     def references(self, max_atoms: int | None = None) -> list[Atoms]:
         """The known structures, with `id`, `name`, `formula` and `phase`; each element has at least one of its own.
@@ -89,7 +99,7 @@ class System:
 
     def _all_bond_cutoffs(self) -> dict[str, float]:
         """Cut-offs (A) of all bonds inside the system, keys in alphabetical order, e.g. `P-S`."""
-        framework = sorted(element for element in self.elements if element != self.mobile_ion)
+        framework = self.framework
         cutoffs = {
             f"{a}-{b}": round(
                 BOND_SCALE * float(covalent_radii[atomic_numbers[a]] + covalent_radii[atomic_numbers[b]]), 3
@@ -102,7 +112,7 @@ class System:
                 raise ConfigError(f"system.bond_cutoffs has {key!r}: must be two element symbols, such as P-S")
             if not 0 < cutoff < math.inf:
                 raise ConfigError(f"system.bond_cutoffs.{key} = {cutoff}: must be a distance in A, above 0")
-            if set(pair) <= set(self.elements):
+            if set(pair) <= set(framework):
                 cutoffs["-".join(pair)] = cutoff
         return cutoffs
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,11 +15,13 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
+from chemloop.generator.random_compositions import COMPOSITIONS, read_compositions, write_compositions
 from chemloop.physics.composition import (
     cell_compositions,
     composition_probabilities,
     distance_to_known,
     is_charge_balanced,
+    missing_from_hull,
     n_compositions,
 )
 from chemloop.physics.geometry import KnownGeometry, overlap, separate
@@ -27,6 +29,7 @@ from chemloop.physics.wyckoff import (
     N_SPACE_GROUPS,
     SpaceGroup,
     n_point_operations,
+    primitive_cell,
     random_crystal,
     random_occupation,
     space_group,
@@ -39,6 +42,7 @@ from chemloop.runtime.time_limit import TimeLimitExceeded, time_limit
 MAX_COMPOSITIONS = 2_000_000  # some 100 MB of tables
 CRYSTAL = "crystal"
 NO_SYMMETRY = "no symmetric placement"
+SMALLER = "smaller primitive cell"
 N_GROUP_DRAWS = 50  # P1 holds everything, and every third group most compositions: hardly ever do all of them fail
 
 
@@ -46,16 +50,18 @@ N_GROUP_DRAWS = 50  # P1 holds everything, and every third group most compositio
 class RandomGenerator:
     """Random symmetric crystals as configured: `conf/generator/random.yaml`."""
 
-    can_learn: ClassVar[bool] = False
+    understands: ClassVar[tuple[str, ...]] = ("n_atoms",)
 
     reference: str | None
     downloads: str = "outputs/references"
+    checkpoint: str | None = None
     min_atoms: int = 4
     max_atoms: int = 12
     subsystem_shares: list[float] = field(default_factory=lambda: [0.1, 0.4, 0.5])
     charge_balance_weight: float = 3.0
     known_composition_weight: float = 3.0
     known_composition_width: float = 0.05
+    hull_bias: float = 10.0
     symmetry_bias: float = 2.5
     n_neighbours: int | None = 5
     min_distance_scale: float = 1.0
@@ -72,6 +78,7 @@ class RandomGenerator:
             "charge_balance_weight",
             "known_composition_weight",
             "known_composition_width",
+            "hull_bias",
             "min_distance_scale",
             "timeout_s_per_crystal",
         ):
@@ -91,16 +98,26 @@ class RandomGenerator:
         if not is_met:
             raise ConfigError(f"generator.{key} = {getattr(self, key)}: must be {allowed}")
 
+    @property
+    def can_learn(self) -> bool:
+        """Which compositions the campaign has tried, and with what success; of use only where that biases proposals."""
+        return self.hull_bias != 1
+
     def generate(
         self, n: int, elements: Sequence[str], conditions: dict[str, float], seed: int, workdir: Path
     ) -> list[Atoms]:
         """At most n primitive cells, fewer where `attempts_per_crystal` * n attempts do not yield them.
 
-        Conditions have no meaning here. Every attempt has a random stream of its own, so one that runs into its time
-        limit changes no other. `yield.json` in `workdir` counts what became of the attempts.
+        conditions: n_atoms asks for cells of just that many atoms, whatever min_atoms and max_atoms are. Every attempt
+        has a random stream of its own, so one that runs into its time limit changes no other. `yield.json` in `workdir`
+        counts what became of the attempts.
 
         Raises: ConfigError where no cell of the allowed size holds the elements asked for
         """
+        if "n_atoms" in conditions:
+            n_atoms = whole_number(conditions["n_atoms"])
+            sized = replace(self, min_atoms=n_atoms, max_atoms=n_atoms)
+            return sized.generate(n, elements, {}, seed, workdir)
         known = known_geometry(self.reference, tuple(elements), self.downloads)
         cells, probabilities = self.compositions(elements, known)
         group_weights = n_point_operations() ** -self.symmetry_bias
@@ -125,8 +142,10 @@ class RandomGenerator:
         return crystals
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
-        """Not for this generator: it has nothing that learns."""
-        raise ConfigError("generator=random cannot be fine-tuned; choose a generator that learns, such as mattergen")
+        """Keep which compositions have phases on or near the hull, and what energies proposals reached where."""
+        path = workdir / COMPOSITIONS
+        write_compositions(structures, path)
+        return str(path)
 
     def _crystal(
         self, counts: np.ndarray, known: KnownGeometry, group_weights: np.ndarray, rng: np.random.Generator
@@ -150,6 +169,11 @@ class RandomGenerator:
             if growth**3 * crystal.cell.volume > high * len(crystal):
                 return None, group.lattice, "too close"
             crystal.set_cell(crystal.cell * growth, scale_atoms=True)
+        # Occupation and pushing may have left a crystal with more translations than its group has.
+        smallest = primitive_cell(crystal)
+        if smallest is None or len(smallest) < self.min_atoms:
+            return None, group.lattice, SMALLER
+        crystal = smallest if len(smallest) < len(crystal) else crystal
         crystal.wrap()
         return crystal, group.lattice, CRYSTAL
 
@@ -167,6 +191,10 @@ class RandomGenerator:
         distances = distance_to_known(counts, known.fractions)
         preference = self.known_composition_weight ** np.exp(-distances / self.known_composition_width)
         preference[is_neutral(counts, elements)] *= self.charge_balance_weight
+        if self.checkpoint is not None and self.hull_bias != 1:
+            phases, tried, energies = read_compositions(self.checkpoint, tuple(elements))
+            missing = missing_from_hull(counts, phases, tried, energies)
+            preference *= self.hull_bias**missing
         try:
             return counts, composition_probabilities(counts, self.subsystem_shares, preference)
         except ValueError as error:
@@ -210,6 +238,13 @@ def known_geometry(reference: str | None, elements: tuple[str, ...], downloads: 
     if not structures:
         raise ConfigError("generator.reference is null: known structures tell how close atoms may come; give some")
     return KnownGeometry.of(structures, [atomic_numbers[element] for element in elements])
+
+
+def whole_number(n_atoms: float) -> int:
+    """Raises: ConfigError for what is no number of atoms"""
+    if n_atoms != int(n_atoms) or n_atoms < 1:
+        raise ConfigError(f"condition n_atoms = {n_atoms:g}: must be a whole number of atoms, 1 or above")
+    return int(n_atoms)
 
 
 def is_neutral(counts: np.ndarray, elements: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,11 @@ from itertools import combinations, product
 
 import numpy as np
 
+SUCCESS_SCALE = 0.05  # eV/atom above the hull, over which the success of a proposal falls off
+SAME_WIDTH = (
+    0.02  # fraction of atoms to exchange, over which what is known of one composition says something of another
+)
+
 
 def n_compositions(n_elements: int, max_atoms: int) -> int:
     """How many compositions cells of 1 to `max_atoms` atoms can have."""
@@ -50,6 +55,27 @@ def distance_to_known(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
     from scipy.spatial import KDTree
 
     return KDTree(fractions(known)).query(fractions(counts), p=1)[0] / 2
+
+
+def missing_from_hull(counts: np.ndarray, phases: np.ndarray, tried: np.ndarray, energies: np.ndarray) -> np.ndarray:
+    """(n,) from 0 to 1: the fraction of the compositions that promise fewer new phases near the hull than this one.
+
+    Promising is a composition near which proposals came close to the hull, and near which few phases are known. Where
+    nothing was tried, proposals are taken to do as well as they do on average.
+    counts: (n, n_elements); phases: (m, n_elements) on or near the hull; tried: (k, n_elements) earlier proposals,
+    energies: (k,) eV/atom above the hull that they reached
+    """
+    from scipy.spatial.distance import cdist
+    from scipy.stats import rankdata
+
+    of_phases, of_tried = (
+        np.exp(-cdist(fractions(counts), fractions(of), "cityblock") / 2 / SAME_WIDTH) for of in (phases, tried)
+    )
+    success = np.exp(-np.maximum(energies, 0) / SUCCESS_SCALE)
+    average = success.mean() if len(success) else 1.0
+    promise = (of_tried @ success + average) / (of_tried.sum(axis=1) + 1)
+    missing = promise / (1 + of_phases.sum(axis=1))
+    return (rankdata(missing) - 1) / max(1, len(missing) - 1)
 
 
 def fractions(counts: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def find_motifs(atoms: Atoms, cutoffs: Mapping[str, float], mobile_ion: str | No
     symbols = framework.get_chemical_symbols()
     kinds: list[tuple[np.ndarray, np.ndarray, Net]] = []
     counts: list[int] = []
-    for members, shifts, net in connected_nets(symbols, *_bonds(framework, cutoffs)):
+    for members, shifts, net in connected_nets(symbols, *bonds_of(framework, cutoffs)):
         for kind, (_, _, other) in enumerate(kinds):
             if is_same_net(net, other):
                 counts[kind] += net.n_repeats
@@ -108,7 +108,7 @@ def find_motifs(atoms: Atoms, cutoffs: Mapping[str, float], mobile_ion: str | No
     ]  # fmt: skip
 
 
-def _bonds(atoms: Atoms, cutoffs: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bonds_of(atoms: Atoms, cutoffs: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """i, j and shifts of all bonds, in both directions."""
     symbols = np.array(atoms.get_chemical_symbols())
     pairs = {frozenset(pair.split("-")): cutoff for pair, cutoff in cutoffs.items()}

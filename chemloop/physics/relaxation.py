@@ -15,6 +15,7 @@ from chemloop.physics.calculator import Results, evaluate
 from chemloop.physics.limits import Limits, find_flaw
 from chemloop.physics.stepping import Run, step_side_by_side
 from chemloop.physics.structures import set_results
+from chemloop.physics.symmetry import Symmetry, find_symmetry
 from chemloop.physics.throughput import measure
 from chemloop.runtime.errors import ConfigError, ItemFailed
 
@@ -45,6 +46,7 @@ def relax(
     batching: Batching | int | str = 8,
     displacement: float = 0.0,
     limits: Limits | None = None,
+    symprec: float | None = None,
 ) -> list[Relaxed]:
     """Relax cells and positions; `converged` means residual_force <= fmax, nothing else. Inputs are not changed.
 
@@ -55,6 +57,7 @@ def relax(
     displacement: A, standard deviation of random displacements before the first step, the same ones at every call.
         A symmetric crystal that is not at a minimum leaves its symmetry when rounding errors have grown large enough,
         so without it single precision and the batch decide where and when it does
+    symprec: A; structures that are so close to a space group above P1 keep it and are not displaced; None: none does
     Raises: ConfigError
     """
     if not (fmax > 0 and max_steps > 0 and displacement >= 0):
@@ -64,8 +67,12 @@ def relax(
     if engine not in ENGINES:
         raise ConfigError(f"engine = {engine}: allowed are {', '.join(ENGINES)}")
     batching = Batching.of(batching)
-    moved = structures if displacement == 0 else [_displaced(atoms, displacement) for atoms in structures]
-    runs = [Run(atoms, fmax, potential.cutoff, limits or Limits()) for atoms in moved]
+    if symprec is not None and engine != "ase":
+        raise ConfigError(f"engine = {engine} keeps no symmetry; choose engine = ase, or symprec = null")
+    runs = [
+        Run(atoms, fmax, potential.cutoff, limits or Limits(), symmetry=symmetry)
+        for atoms, symmetry in (_prepared(atoms, displacement, symprec) for atoms in structures)
+    ]
     measure(batching, [run.atoms for run in runs if run.is_moving], potential)
     if engine == "ase":
         step_side_by_side(runs, lambda chosen: evaluate(chosen, potential, batching), max_steps)
@@ -98,6 +105,14 @@ def relax_trajectory(
     frames = run.steps[:-1:interval] + run.steps[-1:]
     frames[-1].info["converged"] = run.is_converged
     return frames
+
+
+def _prepared(atoms: Atoms, displacement: float, symprec: float | None) -> tuple[Atoms, Symmetry | None]:
+    """The structure to begin with, and the symmetry that it keeps."""
+    symmetric = None if symprec is None else find_symmetry(atoms, symprec)
+    if symmetric is not None:
+        return symmetric
+    return (atoms if displacement == 0 else _displaced(atoms, displacement)), None
 
 
 def _displaced(atoms: Atoms, displacement: float) -> Atoms:

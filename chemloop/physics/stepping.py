@@ -20,6 +20,7 @@ from chemloop.physics.batching import FAILURES, reason_of
 from chemloop.physics.calculator import Results
 from chemloop.physics.limits import Limits, find_misshape, residual_force
 from chemloop.physics.structures import without
+from chemloop.physics.symmetry import Symmetry
 
 Evaluate = Callable[[Sequence[Atoms]], list[Results]]
 
@@ -27,15 +28,25 @@ Evaluate = Callable[[Sequence[Atoms]], list[Results]]
 class Run:
     """One structure on its way: the steps so far, and whether they are good or bad enough to stop.
 
+    symmetry: operations of the structure that forces and stress are to respect, or None
     steps: evaluated structures; all of them where keeps_steps, else the first and the last
     """
 
-    def __init__(self, atoms: Atoms, fmax: float, cutoff: float, limits: Limits, keeps_steps: bool = False):
+    def __init__(
+        self,
+        atoms: Atoms,
+        fmax: float,
+        cutoff: float,
+        limits: Limits,
+        keeps_steps: bool = False,
+        symmetry: Symmetry | None = None,
+    ):
         self.atoms = without(atoms, "mlff")
         self.fmax = fmax
         self.cutoff = cutoff
         self.limits = limits
         self.keeps_steps = keeps_steps
+        self.symmetry = symmetry
         self.first_volume = atoms.cell.volume
         self.steps: list[Atoms] = []
         self.n_evaluated = 0
@@ -51,6 +62,10 @@ class Run:
         if not all(np.isfinite(part).all() for part in results):
             self.rejection = "not finite: energy, forces or stress"
             return
+        if self.symmetry is not None:
+            cell = self.atoms.cell.array
+            forces, stress = self.symmetry.forces(results.forces, cell), self.symmetry.stress(results.stress, cell)
+            results = Results(results.energy, forces, stress)
         self.atoms.calc = SinglePointCalculator(
             self.atoms, energy=results.energy, forces=results.forces, stress=full_3x3_to_voigt_6_stress(results.stress)
         )

@@ -4,6 +4,9 @@ A structure is an `ase.Atoms`. Reserved keys, checked for shape, length and fini
 (`<who>` says who computed it: `label` or `mlff`):
 
     info["id"], info["parent"]   provenance id fixed at birth, e.g. `i03-g012-0457`; frames add `/f07`
+    info["generator"], info["operator"], info["parents"]
+                                 what proposed it, e.g. `evolution`, how, e.g. `heredity`, and the ids of those that it
+                                 was made from, a space between them
     info["<who>_energy"]         eV per cell, uncorrected
     arrays["<who>_forces"]       (n_atoms, 3) eV/A
     info["<who>_stress"]         (3, 3) eV/A^3, ASE sign: tension positive
@@ -30,7 +33,8 @@ ENERGIES = (*(f"{who}_energy" for who in SOURCES), "e_above_hull")
 STRESSES = tuple(f"{who}_stress" for who in SOURCES)
 FORCES = tuple(f"{who}_forces" for who in SOURCES)
 FLAGS = ("converged", "is_stable", "is_unique", "is_novel")
-IDS = ("id", "parent", "energy_frame")
+PROVENANCE = ("generator", "operator", "parents")
+IDS = ("id", "parent", "energy_frame", *PROVENANCE)
 
 
 def check_structure(atoms: Atoms, name: str = "structure") -> None:

@@ -104,8 +104,6 @@ def random_crystal(
     volume_per_atom: A^3
     shortest: A, for the edges of the conventional cell
     """
-    import spglib
-
     scaled: list[np.ndarray] = []
     species: list[int] = []
     for element, position in occupation:
@@ -115,7 +113,15 @@ def random_crystal(
     cell = random_cell(group.lattice, volume_per_atom * len(species), shortest, rng)
     if cell is None:
         return None
-    primitive = spglib.find_primitive((cell, np.concatenate(scaled) % 1.0, species), symprec=SYMPREC)  # type: ignore[arg-type]  # spglib takes arrays
+    return primitive_cell(Atoms(species, scaled_positions=np.concatenate(scaled) % 1.0, cell=cell, pbc=True))
+
+
+def primitive_cell(crystal: Atoms) -> Atoms | None:
+    """The crystal in its primitive cell; None where atoms lie on top of each other."""
+    import spglib
+
+    cell = crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers
+    primitive = spglib.find_primitive(cell, symprec=SYMPREC)  # type: ignore[arg-type]  # spglib takes arrays
     if primitive is None:
         return None
     return Atoms(primitive[2], scaled_positions=primitive[1], cell=primitive[0], pbc=True)

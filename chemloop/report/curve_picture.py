@@ -29,7 +29,7 @@ def write_curve_picture(data: CurveData, path: Path) -> None:
     """log10 dH/dN, energy RMSE and force RMSE, one above the other; the suffix (png, svg, pdf) is the format."""
     from matplotlib.ticker import LogFormatter
 
-    figure = _figure(1.25 * COLUMN, 2.1 * COLUMN)
+    figure = new_figure(1.25 * COLUMN, 2.1 * COLUMN)
     panels = figure.subplots(3, 1, sharex=True)
     for selection, (sizes, growth) in sorted(data.growth.items()):
         panels[0].plot(sizes, logarithms(growth), color=INK, linestyle=LINES[DASHES[selection]], label=selection)
@@ -61,13 +61,13 @@ def write_curve_picture(data: CurveData, path: Path) -> None:
     panels[2].set_xlabel("Training frames")
     if is_logarithmic([row.n_train for row in data.rows]):
         panels[2].set_xscale("log")
-    _save(figure, panels, path)
+    save(figure, panels, path)
 
 
 def write_parity_picture(data: CurveData, path: Path) -> None:
     """Energies and forces of each model's largest training set by the labels and by the fitted model."""
     n_rows = len(data.parities)
-    figure = _figure(2 * COLUMN, COLUMN * n_rows)
+    figure = new_figure(2 * COLUMN, COLUMN * n_rows)
     panels = figure.subplots(n_rows, 2, squeeze=False)
     for (left, right), found in zip(panels, data.parities, strict=True):
         for axes, channel, unit in ((left, "energy", "eV/atom"), (right, "force", "eV/Å")):
@@ -76,7 +76,7 @@ def write_parity_picture(data: CurveData, path: Path) -> None:
             axes.set_ylabel(
                 f"{channel.capitalize()} by {found.row.model}, {found.row.n_train} frames ({unit})", fontsize=8
             )
-    _save(figure, panels.ravel(), path)
+    save(figure, panels.ravel(), path)
 
 
 def _parity(axes: Axes, parity: Parity, unit: str) -> None:
@@ -88,7 +88,7 @@ def _parity(axes: Axes, parity: Parity, unit: str) -> None:
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,7 +97,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, panels: Any, path: Path) -> None:
+def save(figure: Figure, panels: Any, path: Path) -> None:
     for letter, axes in zip("abcdefghijklmnopqrstuvwxyz", panels, strict=False):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(letter, loc="left", fontweight="bold", fontsize=10)

@@ -137,6 +137,26 @@ class Cost:
 
 
 @dataclass
+class Origin:
+    """What one generator, or one operator of it, proposed, and what became of that, all iterations together.
+
+    operator: empty for all that the generator made
+    n_attempts: what it tried by itself to propose so many; None where that is not known
+    lost: proposals that are not valid, and attempts of its own that it gave up, by reason; of a generator only
+    mean_e_above_hull: eV/atom, of the converged ones, each against the hull of its iteration; None where there is none
+    """
+
+    generator: str
+    operator: str
+    n_proposed: int
+    n_valid: int
+    n_sun: int
+    mean_e_above_hull: float | None
+    n_attempts: int | None = None
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class Embedding:
     """Structures on a map on which like ones lie together.
 
@@ -183,6 +203,7 @@ class ReportData:
     structures: every known structure and every new one that a force field relaxed to the end, by id
     gallery: all kinds of motif, the most frequent first
     completeness: one per iteration, None where it was not measured; sentence: what it comes to
+    origins: of each generator, its operators after it
     costs: of each stage; labels_computed, labels_from_cache: calculations, None where nobody counted them
     mobile_ion: left out of the framework, or None; bond_cutoffs: A, longest bonds of the framework by pairs like `P-S`
     """
@@ -211,6 +232,7 @@ class ReportData:
     gallery: Sequence[MotifCard] = ()
     completeness: Sequence[Completeness | None] = ()
     sentence: str = ""
+    origins: Sequence[Origin] = ()
     costs: Sequence[Cost] = ()
     labels_computed: int | None = None
     labels_from_cache: int | None = None

@@ -23,6 +23,7 @@ from chemloop.report.data import (
     HullParity,
     Iteration,
     MotifCard,
+    Origin,
     Parity,
     ReportData,
     StructureCard,
@@ -93,6 +94,7 @@ def demonstration(n_structures: int = 600, seed: int = 0) -> ReportData:
         gallery=gallery(catalogue),
         completeness=measured,
         sentence="Demonstration: " + completeness.sentence(measured[-1]),
+        origins=origins(),
         costs=[Cost(stage, hours, 40, int(hours)) for stage, hours in COSTS.items()],
         labels_computed=900,
         labels_from_cache=260,
@@ -252,6 +254,17 @@ def embedding(cards: dict[str, StructureCard], rng: np.random.Generator) -> Embe
     centres = np.array([places[key] for key in keys])
     framework, whole = (centres + rng.normal(scale=2.5, size=centres.shape) for _ in range(2))
     return Embedding(list(cards), framework, whole)
+
+
+def origins() -> list[Origin]:
+    """Two generators, one of them with operators."""
+    lost = {"outside the system": 12, "too close": 41, "duplicate": 7}
+    return [
+        Origin("evolution", "", 300, 240, 31, 0.14, 420, lost),
+        Origin("evolution", "heredity", 180, 150, 22, 0.12),
+        Origin("evolution", "lattice mutation", 120, 90, 9, 0.17),
+        Origin("random", "", 300, 291, 8, 0.42, 900, {"attempt: no symmetric placement": 600, "duplicate": 9}),
+    ]
 
 
 def drops() -> list[Drop]:

@@ -6,7 +6,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from chemloop.report import captions, completeness, costs, curves, distribution, maps, shift, training, volume
+from chemloop.report import (
+    captions,
+    completeness,
+    costs,
+    curves,
+    distribution,
+    maps,
+    origins,
+    shift,
+    training,
+    volume,
+)
 from chemloop.report.best import best_rows
 from chemloop.report.data import Parity, ReportData
 from chemloop.report.hull_figure import hull_figure
@@ -118,8 +129,11 @@ def field_panels(data: ReportData) -> list[Panel]:
 
 
 def effort_panels(data: ReportData) -> list[Panel]:
-    """Costs and losses."""
+    """Who proposed what, costs and losses."""
     return [
+        panel("origins", "Generators and operators", origins.origin_figure(data), lambda: origins.ORIGIN_CAPTION,
+              "Nothing has been generated so far, or by a version of ChemLoop that did not count it.", is_wide=True,
+              tables=origins.tables(data)),
         panel("costs", "Costs", costs.cost_figure(data), lambda: costs.cost_caption(data), "Nothing has run so far."),
         panel("losses", "Dropped and failed", costs.loss_figure(data), lambda: costs.loss_caption(data),
               "Nothing was dropped and nothing failed."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,24 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class Table:
+    """Words in the first column, numbers in the others."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass
 class Panel:
-    """A figure and its caption; without a figure the caption says why there is none."""
+    """A figure, its caption and tables below it; without a figure the caption says why there is none."""
 
     name: str
     title: str
     caption: str
     figure: str = ""
     is_wide: bool = False
+    tables: Sequence[Table] = ()
 
 
 @dataclass
@@ -33,9 +43,15 @@ class Section:
 
 
 def panel(
-    name: str, title: str, figure: Figure | None, caption: Callable[[], str], absent: str, is_wide: bool = False
+    name: str,
+    title: str,
+    figure: Figure | None,
+    caption: Callable[[], str],
+    absent: str,
+    is_wide: bool = False,
+    tables: Sequence[Table] = (),
 ) -> Panel:
     """A panel with the figure and its caption, or with the reason for which there is no figure."""
     if figure is None:
         return Panel(name, title, absent)
-    return Panel(name, title, caption(), embed(figure, name), is_wide)
+    return Panel(name, title, caption(), embed(figure, name), is_wide, tables)

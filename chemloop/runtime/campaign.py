@@ -18,8 +18,9 @@ from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import CampaignError
 from chemloop.runtime.queue import QueueUnavailable, is_queued
 
-STAGES = ("seed", "generate", "relax", "screen", "describe", "select", "label", "curate", "finetune")
-"""In their order; a stage's folder is `<its place>-<its name>`."""
+STAGES = ("seed", "generate", "relax", "screen", "describe", "select", "label", "curate", "finetune", "learn")
+"""In their order; a stage's folder is `<its place>-<its name>`. New ones go to the end: numbers are part of what
+campaigns are made of."""
 
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),

@@ -2,27 +2,77 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
 from chemloop.physics.structures import read_structures, without, write_structures
-from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.disk import read_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.item import Item
+from chemloop.runtime.ledger import Ledger
 from chemloop.stages.generate import generated
-from chemloop.stages.label import RELAXED
-from chemloop.stages.stage import BASE, OUTPUT, Stage, base_folder, current_model, load_potential
+from chemloop.stages.known import converged, is_sun, known_folder, known_structures
+from chemloop.stages.relaxing import BATCHES, evaluated, relax_coarsely, relax_to_end, write_relaxed
+from chemloop.stages.stage import OUTPUT, Stage
 
 if TYPE_CHECKING:
-    from chemloop.physics.batching import Batching
+    from chemloop.physics.relaxation import Relaxed
 
-BATCHES = "batches.json"
+__all__ = ["Known", "Relax", "RelaxSettings", "converged", "is_sun"]
 
 ENGINES = ("ase", "torchsim")
+
+
+@dataclass
+class CoarseSettings:
+    """A first, cheap part of the relaxation of new structures, after which most of them can be given up.
+
+    max_steps: optimiser steps of this part; 0: there is none
+    fmax: eV/A at which this part ends
+    symprec: A; crystals this close to a space group above P1 keep it during this part, so they have fewer coordinates
+        to relax; null: none does
+    model: the node of a force field that is cheaper than the current one and relaxes this part instead; null: none
+    stop_above: eV/atom above the hull by the current force field at the end of this part, from which a structure is
+        relaxed no further; null: all are
+    stop_known: whether structures that equal a known one, or an earlier one of the item, are relaxed no further
+    """
+
+    max_steps: int = 0
+    fmax: float = 0.1
+    symprec: float | None = None
+    model: Any = None
+    stop_above: float | None = None
+    stop_known: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 0:
+            raise ConfigError(f"loop.relax.coarse.max_steps = {self.max_steps}: must be 0 (no such part) or above")
+        for key in ("fmax", "symprec", "stop_above"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ConfigError(f"loop.relax.coarse.{key} = {value:g}: must be above 0")
+        if self.model is not None:
+            from chemloop.config import build
+
+            self.model = build(self.model, "loop.relax.coarse.model")
+        if self.max_steps == 0:
+            for key in ("symprec", "model", "stop_above", "stop_known"):
+                if getattr(self, key) not in (None, False):
+                    raise ConfigError(
+                        f"loop.relax.coarse.{key} is set, but loop.relax.coarse.max_steps = 0 leaves no coarse part:"
+                        " set max_steps to some 60"
+                    )
+
+    @property
+    def is_race(self) -> bool:
+        """Whether what is known must be relaxed before the candidates are."""
+        return self.stop_above is not None or self.stop_known
 
 
 @dataclass
@@ -33,6 +83,7 @@ class RelaxSettings:
     engine: `ase` (fewest steps, any device) or `torchsim` (many structures on a GPU)
     per_item: structures per worker item
     batch_size: structures evaluated together, at most; `auto`: measured before iteration 0, on this machine
+    coarse: the part that comes first, and who is given up after it
     """
 
     fmax: float = 0.05
@@ -41,6 +92,7 @@ class RelaxSettings:
     engine: str = "ase"
     per_item: int = 8
     batch_size: int | str = 8
+    coarse: CoarseSettings = field(default_factory=CoarseSettings)
 
     def __post_init__(self) -> None:
         if self.fmax <= 0:
@@ -54,6 +106,41 @@ class RelaxSettings:
             raise ConfigError(f"loop.relax.batch_size = {self.batch_size}: must be 1 or above, or auto")
         if self.engine not in ENGINES:
             raise ConfigError(f"loop.relax.engine = {self.engine!r}: allowed are {', '.join(ENGINES)}")
+        if self.engine != "ase" and self.coarse.symprec is not None:
+            raise ConfigError(
+                f"loop.relax.coarse.symprec = {self.coarse.symprec:g}: only loop.relax.engine = ase keeps symmetry, not"
+                f" {self.engine}; set it to null, or choose ase"
+            )
+
+
+class Known(Stage):
+    """output.extxyz: references and earlier finds, which candidates race against and so come before them.
+
+    A part of the relax stage, in a folder of its own beside it.
+    """
+
+    name = "relax"
+    resource = "gpu"
+    component = "model"
+
+    @property
+    def folder(self) -> Path:
+        return known_folder(self.campaign, self.iteration)
+
+    def plan(self) -> list[Item]:
+        return self.plan_chunks(known_structures(self)[0], self.settings.loop.relax.per_item)
+
+    def run(self, item: Item) -> Sequence[str]:
+        return write_relaxed(self, item, relax_to_end(self, read_structures(item.folder / "input.extxyz")))
+
+    def collect(self, items: Sequence[Item]) -> dict[str, float]:
+        _, carried = known_structures(self)
+        relaxed = self.merge(items, OUTPUT)
+        write_structures(self.folder / OUTPUT, [*carried, *relaxed])
+        return {"n_known": len(carried) + len(relaxed), "n_carried": len(carried)}
+
+    def record_in(self, ledger: Ledger) -> None:
+        """Nothing: the relax stage records what there is to record."""
 
 
 class Relax(Stage):
@@ -63,85 +150,77 @@ class Relax(Stage):
     resource = "gpu"
     component = "model"
 
+    def ensure(self) -> dict[str, float]:
+        if self._known is not None:
+            self._known.ensure()
+        return super().ensure()
+
+    @property
+    def _known(self) -> Known | None:
+        """What comes first where candidates race."""
+        is_race = self.settings.loop.relax.coarse.is_race
+        return Known(self.campaign, self.settings, self.iteration) if is_race else None
+
     def plan(self) -> list[Item]:
         return self.plan_chunks(self._inputs(), self.settings.loop.relax.per_item)
 
     def _inputs(self) -> list[Atoms]:
-        groups = {
-            "candidate": generated(self),
-            "reference": [atoms for path in self.earlier("seed") for atoms in converged(path / RELAXED)],
-            "find": [
-                atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT) if is_sun(atoms)
-            ],
-        }
-        inputs = []
-        for role, structures in groups.items():
-            for atoms in structures:
-                bare = without(without(atoms, "label"), "mlff")
-                bare.info["role"] = role
-                inputs.append(bare)
-        return inputs
+        candidates = [without(without(atoms, "label"), "mlff") for atoms in generated(self)]
+        for atoms in candidates:
+            atoms.info["role"] = "candidate"
+        return [*candidates, *([] if self._known else known_structures(self)[0])]
 
     def run(self, item: Item) -> Sequence[str]:
-        from chemloop.physics.relaxation import relax
+        structures = read_structures(item.folder / "input.extxyz")
+        new = [atoms for atoms in structures if atoms.info["role"] == "candidate"]
+        old = [atoms for atoms in structures if atoms.info["role"] != "candidate"]
+        if self.settings.loop.relax.coarse.max_steps == 0:
+            return write_relaxed(self, item, relax_to_end(self, structures))
+        return write_relaxed(self, item, [*self._relax_in_two_parts(new), *relax_to_end(self, old)])
 
-        settings = self.settings.loop.relax
-        model, frame = current_model(self)
-        potential = load_potential(model, self.settings.compute.gpu.device)
-        results = relax(
-            read_structures(item.folder / "input.extxyz"),
-            potential,
-            fmax=settings.fmax,
-            max_steps=settings.max_steps,
-            engine=settings.engine,
-            batching=batching_of(self, potential),
-            displacement=settings.displacement,
-            energy_frame=frame,
-        )
-        relaxed = []
-        for result in results:
-            atoms = result.atoms
-            if result.rejection is not None:
-                atoms.info["dropped"] = result.rejection
-            atoms.info["n_relax_steps"] = result.n_steps
-            relaxed.append(atoms)
-        write_structures(item.folder / OUTPUT, relaxed)
-        write_json(item.folder / BATCHES, batching_of(self, potential).metrics())
-        return [OUTPUT, BATCHES]
+    def _relax_in_two_parts(self, structures: Sequence[Atoms]) -> list[Relaxed]:
+        from chemloop.physics.racing import relax_in_two_parts
+
+        # those that kept their symmetry are still to leave it
+        displacement = None if self.settings.loop.relax.coarse.symprec is not None else 0.0
+        finish = functools.partial(relax_to_end, self, displacement=displacement)
+        return relax_in_two_parts(structures, functools.partial(relax_coarsely, self), self._given_up, finish)
+
+    def _given_up(self, structures: Sequence[Atoms]) -> list[str | None]:
+        """Why each is relaxed no further after the coarse part; None where it is."""
+        from chemloop.physics.racing import find_hopeless, find_known
+
+        coarse = self.settings.loop.relax.coarse
+        reasons: list[str | None] = [None] * len(structures)
+        if self._known is None:
+            return reasons
+        known = self._known.output()
+        if coarse.stop_above is not None:
+            hull = [atoms for atoms in known if atoms.info["converged"]]
+            reasons = find_hopeless(evaluated(self, structures), hull, coarse.stop_above)
+        if coarse.stop_known:
+            earlier = [atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT)]
+            found = find_known(structures, [*known, *earlier], self.settings.loop.screen.matcher)
+            reasons = [first or second for first, second in zip(reasons, found, strict=True)]
+        return reasons
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         relaxed = self.merge(items, OUTPUT)
+        carried = known_structures(self)[1] if self._known is None else self._known.output()
+        relaxed += carried
+        write_structures(self.folder / OUTPUT, relaxed)
         candidates = [atoms for atoms in relaxed if atoms.info["role"] == "candidate"]
         dropped = Counter(atoms.info["dropped"].partition(":")[0] for atoms in candidates if "dropped" in atoms.info)
         kept = [atoms for atoms in candidates if "dropped" not in atoms.info]
         batches = [read_json(item.folder / BATCHES) for item in items]
         return {
-            "batch_size": batches[0]["batch_size"],
-            "n_out_of_memory": max(numbers["n_out_of_memory"] for numbers in batches),
+            "batch_size": max((numbers["batch_size"] for numbers in batches), default=0),
+            "n_out_of_memory": max((numbers["n_out_of_memory"] for numbers in batches), default=0),
             "n_relaxed": len(candidates),
             "n_kept": len(kept),
             "n_converged": sum(atoms.info["converged"] for atoms in kept),
             "n_references": sum(atoms.info["role"] == "reference" for atoms in relaxed),
             "n_finds": sum(atoms.info["role"] == "find" for atoms in relaxed),
+            "n_carried": len(carried),
             "mean_steps": sum(atoms.info["n_relax_steps"] for atoms in candidates) / max(1, len(candidates)),
         } | {f"n_dropped_{reason.replace(' ', '_')}": n for reason, n in sorted(dropped.items())}
-
-
-def batching_of(stage: Stage, potential: Any) -> Batching:
-    """How many structures share a batch; kept with the potential, because it learns what fits into memory."""
-    from chemloop.physics.batching import Batching
-
-    if not hasattr(potential, "batching"):
-        base = read_json(base_folder(stage.campaign) / BASE)
-        potential.batching = Batching(base["batch_size"], base["max_atoms"])
-    return potential.batching
-
-
-def converged(path) -> list[Atoms]:
-    """The converged ones of a file of relaxed structures."""
-    return [atoms for atoms in read_structures(path) if atoms.info["converged"]]
-
-
-def is_sun(atoms: Atoms) -> bool:
-    """Stable, unique and novel."""
-    return all(atoms.info.get(flag, False) for flag in ("is_stable", "is_unique", "is_novel"))

@@ -44,33 +44,19 @@ class Screen(Stage):
         kept = [atoms for atoms in relaxed if "dropped" not in atoms.info]
         hull = [atoms for atoms in kept if atoms.info["role"] != "candidate" and atoms.info["converged"]]
         candidates = [atoms for atoms in kept if atoms.info["role"] == "candidate"]
-        self._require_elements(hull)
+        require_elements(hull, self.settings.system.elements)
         for atoms, energy in zip(candidates, energies_above_hull(candidates, hull), strict=True):
             atoms.info["e_above_hull"] = float(energy)
             atoms.info["spacegroup"] = space_group(atoms)
         candidates.sort(key=lambda atoms: (not atoms.info["converged"], atoms.info["e_above_hull"], atoms.info["id"]))
-        self._flag(candidates, [atoms for atoms in relaxed if atoms.info["role"] == "reference"])
+        known = self._known([atoms for atoms in relaxed if atoms.info["role"] == "reference"])
+        flag(candidates, known, self.settings.loop.screen)
         write_structures(item.folder / OUTPUT, candidates)
         return [OUTPUT]
 
-    def _flag(self, candidates: Sequence[Atoms], references: Sequence[Atoms]) -> None:
-        settings = self.settings.loop.screen
+    def _known(self, references: Sequence[Atoms]) -> list[Atoms]:
         earlier = [atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT)]
-        first = settings.matcher.duplicates(candidates)
-        known = settings.matcher.is_known(candidates, [*references, *earlier])
-        for number, atoms in enumerate(candidates):
-            is_converged = bool(atoms.info["converged"])
-            atoms.info["is_stable"] = is_converged and atoms.info["e_above_hull"] < settings.stable_below
-            atoms.info["is_unique"] = first[number] == number
-            atoms.info["is_novel"] = not known[number]
-
-    def _require_elements(self, hull: Sequence[Atoms]) -> None:
-        for element in self.settings.system.elements:
-            if not any(set(atoms.symbols) == {element} for atoms in hull):
-                raise StructureError(
-                    f"no reference of {element} converged with the current force field, so there is no hull;"
-                    " raise loop.relax.max_steps or loop.relax.fmax"
-                )
+        return [*references, *earlier]
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         candidates = self.merge(items, OUTPUT)
@@ -86,3 +72,26 @@ class Screen(Stage):
             "n_sun": n_sun,
             "sun_fraction": n_sun / max(1, n_generated),
         } | ({} if lowest is None else {"lowest_e_above_hull_ev_per_atom": lowest})
+
+
+def flag(candidates: Sequence[Atoms], known: Sequence[Atoms], settings: ScreenSettings) -> None:
+    """Say of each candidate, in place, whether it is stable, unique among them and novel; of duplicates the first is
+    unique.
+    """
+    first = settings.matcher.duplicates(candidates)
+    is_known = settings.matcher.is_known(candidates, known)
+    for number, atoms in enumerate(candidates):
+        is_converged = bool(atoms.info["converged"])
+        atoms.info["is_stable"] = is_converged and atoms.info["e_above_hull"] < settings.stable_below
+        atoms.info["is_unique"] = first[number] == number
+        atoms.info["is_novel"] = not is_known[number]
+
+
+def require_elements(hull: Sequence[Atoms], elements: Sequence[str]) -> None:
+    """Raises: StructureError where an element has no converged reference of its own"""
+    for element in elements:
+        if not any(set(atoms.symbols) == {element} for atoms in hull):
+            raise StructureError(
+                f"no reference of {element} converged with the current force field, so there is no hull;"
+                " raise loop.relax.max_steps or loop.relax.fmax"
+            )

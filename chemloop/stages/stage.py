@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ase import Atoms
 
 from chemloop.physics.structures import read_structures, write_structures
-from chemloop.protocols import ForceField, Potential
+from chemloop.protocols import ForceField, Generator, Potential
 from chemloop.runtime.campaign import STAGES, Campaign
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
 from chemloop.runtime.errors import StageFailed, WeightsUnavailable
@@ -195,6 +195,16 @@ def current_model(stage: Stage) -> tuple[ForceField, str]:
         if (folder / "DONE").exists():
             return fitted_model(stage.settings.model, folder)
     return base_model(stage)
+
+
+def current_generator(stage: Stage) -> Generator:
+    """The generator with the newest checkpoint of the iterations before this one."""
+    generator = stage.settings.generator
+    for folder in reversed(stage.earlier("learn")):
+        if (folder / "DONE").exists():
+            checkpoint = read_json(folder / FIT)["checkpoint"]
+            return replace(generator, checkpoint=str((folder / checkpoint).resolve()))  # type: ignore[type-var]  # a dataclass
+    return generator
 
 
 def fitted_model(model: ForceField, folder: Path, record: str = FIT) -> tuple[ForceField, str]:

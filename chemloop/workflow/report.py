@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from chemloop.loop import finished_iterations, stop_reason
+from chemloop.loop import finished_iterations, stages_of, stop_reason
 from chemloop.physics.completeness import Completeness, sentence
 from chemloop.report.data import Iteration, Parity, ReportData
 from chemloop.runtime.campaign import Campaign
@@ -22,6 +22,7 @@ from chemloop.workflow.ledger import settings_of
 from chemloop.workflow.report_effort import costs, drops, label_counts
 from chemloop.workflow.report_energies import add_hulls
 from chemloop.workflow.report_map import embedding
+from chemloop.workflow.report_origins import origins
 from chemloop.workflow.report_rounds import Round, having, labelled, read_rounds
 from chemloop.workflow.report_structures import gallery, structure_cards, write_motifs
 
@@ -37,8 +38,9 @@ class WriteReport:
     def run(self, campaign: Campaign, settings: Settings, config: dict[str, Any]) -> None:
         settings = settings_of(campaign)
         iterations = list(finished_iterations(campaign, settings))
-        is_whole = len(iterations) > 0 and iterations[-1][-1].name == "finetune"
-        reason = stop_reason(campaign, settings, len(iterations) - 1) if is_whole else None
+        last = len(iterations) - 1
+        is_whole = last >= 0 and len(iterations[last]) == len(stages_of(campaign, settings, last))
+        reason = stop_reason(campaign, settings, last) if is_whole else None
         write_campaign_report(campaign, settings, reason or "")
         print(campaign.report)
 
@@ -72,6 +74,7 @@ def report_data(
         hull_energies="label",
         stable_below=settings.loop.screen.stable_below,
         drops=[drop for each in rounds for drop in drops(each)],
+        origins=origins(rounds),
         costs=costs(campaign),
         mobile_ion=settings.system.mobile_ion,
         bond_cutoffs=dict(settings.system.bond_cutoffs),

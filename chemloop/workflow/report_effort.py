@@ -21,7 +21,7 @@ COUNTS = ("n_computed", "n_from_cache")
 def costs(campaign: Campaign) -> list[Cost]:
     """Every stage that has begun, in order, all iterations together."""
     found = []
-    for name in ("prepare", *STAGES):
+    for name in ("prepare", "known", *STAGES):
         items = [item for folder in campaign.folder.glob(f"iter-*/{_folder(name)}") for item in _items(folder)]
         if not items:
             continue

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chemloop.config import Settings
 
 SWEEP_FOLDERS = ("pool", "rankings", "bases", "points")
+EVALUATION_FOLDERS = ("references", "atoms-*")
 COLUMNS = ("stage", "items", "done", "begun", "failed", "time left", "queue")
 
 
@@ -109,11 +110,14 @@ def existing(campaign: Campaign) -> Campaign:
 
 
 def stages(folder: Path) -> Iterator[Standing]:
-    """All stages of a campaign that were begun, in their order; the parts of a sweep, where it is one."""
+    """All stages of a campaign that were begun, in their order; of a sweep or an evaluation its parts."""
     for iteration in sorted(folder.glob("iter-*")):
         found = [path for path in iteration.iterdir() if (path / "items").is_dir()]
         for stage in sorted(found, key=lambda path: (path.name != "prepare", path.name)):
             yield standing(f"{int(iteration.name[5:]):3d} {stage.name.rpartition('-')[2]}", stage, stage / "items")
+    for part in (path for name in EVALUATION_FOLDERS for path in sorted(folder.glob(name))):
+        for stage in sorted(path for path in part.iterdir() if (path / "items").is_dir()):
+            yield standing(f"    {part.name} {stage.name}", stage, stage / "items")
     for name in SWEEP_FOLDERS:
         if (folder / name).is_dir():
             yield standing(f"    {name}", folder / name, folder / name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.campaign import STAGES, Campaign
 from chemloop.runtime.disk import is_intact, write_json, write_whole
 from chemloop.runtime.errors import CampaignError
 from chemloop.runtime.item import Item, derived_seed
@@ -38,6 +38,18 @@ def test_settings_that_do_not_change_results_may_change(tmp_path):
     longer["compute"] = {"cluster": "slurm"}
     campaign.begin(longer)
     assert campaign.config() == longer
+
+
+def test_campaigns_of_the_version_without_learning_go_on(tmp_path):
+    campaign = Campaign(tmp_path / "c")
+    for number, name in enumerate(("seed", "generate", "relax", "screen", "describe", "select", "label", "curate")):
+        (campaign.iteration(0) / f"{number}-{name}").mkdir(parents=True)
+    (campaign.iteration(0) / "8-finetune").mkdir()
+    campaign.begin(CONFIG)
+    assert STAGES.index("learn") == 9
+    (campaign.iteration(0) / "8-learn").mkdir()
+    with pytest.raises(CampaignError, match="iter-000/8-learn, which this version calls 9-learn"):
+        campaign.begin(CONFIG)
 
 
 def test_folder_that_cannot_be_written(tmp_path):
@@ -68,7 +80,7 @@ def test_lock_of_a_killed_driver_is_taken_over(tmp_path):
     program = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from chemloop.runtime.campaign import Campaign
+        from chemloop.runtime.campaign import STAGES, Campaign
         with Campaign(Path({str(tmp_path)!r})).drive():
             os.kill(os.getpid(), signal.SIGKILL)
     """)

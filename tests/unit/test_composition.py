@@ -12,6 +12,7 @@ from chemloop.physics.composition import (
     composition_probabilities,
     distance_to_known,
     is_charge_balanced,
+    missing_from_hull,
     n_compositions,
 )
 from chemloop.physics.geometry import KnownGeometry, closest_contact, overlap, pair_limits, separate
@@ -73,6 +74,26 @@ def test_probabilities_follow_the_shares():
     assert composition_probabilities(counts, [1.0], flat)[n_different == 3].sum() == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="no composition"):
         composition_probabilities(cell_compositions(3, 1, 1), [0.0, 1.0], np.ones(3))
+
+
+def test_what_the_hull_misses():
+    counts = cell_compositions(3, 8, 8)
+    nothing = np.zeros((0, 3), dtype=int)
+
+    def missing(phases, tried, energies):
+        values = missing_from_hull(counts, np.array(phases), np.array(tried), np.array(energies))
+        assert values.min() == 0 or len(set(values)) == 1
+        return lambda of: values[(counts == of).all(axis=1)].item()
+
+    assert len(set(missing_from_hull(counts, nothing, nothing, np.zeros(0)))) == 1, "nothing is known: no preference"
+    of = missing([[2, 0, 1], [3, 1, 4]], [[3, 1, 4], [4, 2, 2], [1, 6, 1]], [0.0, 0.0, 0.5])
+    assert of([4, 2, 2]) == 1, "low, and no phase there"
+    assert of([4, 2, 2]) > of([2, 2, 4]) > of([1, 6, 1]), "what was not tried lies in between"
+    assert of([4, 2, 2]) > of([3, 1, 4]), "there is a phase already"
+    once, often = (missing(nothing, [[1, 6, 1]] * n + [[7, 1, 0]], [0.5] * n + [0.0]) for n in (1, 20))
+    assert once([1, 6, 1]) == often([1, 6, 1]) == 0
+    crowded = missing([[3, 1, 4]] * 5 + [[4, 2, 2]], nothing, np.zeros(0))
+    assert crowded([3, 1, 4]) < crowded([4, 2, 2]) < crowded([2, 2, 4])
 
 
 def test_known_geometry_is_that_of_the_nearest_compositions():

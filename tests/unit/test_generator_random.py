@@ -5,15 +5,19 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import spglib
+from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 from omegaconf import OmegaConf
 
 from chemloop.generator import random as module
 from chemloop.generator.random import RandomGenerator, known_geometry
+from chemloop.generator.random_compositions import read_compositions
 from chemloop.physics.geometry import overlap
 from chemloop.physics.structures import check_structure
 from chemloop.runtime.errors import ConfigError
@@ -95,6 +99,74 @@ def test_cells_of_forty_atoms(tmp_path):
     assert len(made) == 6 and max(map(len, made)) >= 38
 
 
+def test_no_crystal_has_a_smaller_primitive_cell(tmp_path):
+    generator = RandomGenerator(REFERENCE, min_atoms=8, max_atoms=8, subsystem_shares=[1.0, 0.0], symmetry_bias=0.5)
+    made = generator.generate(40, ELEMENTS, {}, 2, tmp_path)
+    cells = [(atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers) for atoms in made]
+    assert {len(spglib.find_primitive(cell, symprec=1e-4)[2]) for cell in cells} == {8}
+    assert json.loads((tmp_path / "yield.json").read_text())["rejected"]["smaller primitive cell"] > 0
+
+
+@pytest.mark.parametrize("n_atoms", [7, 40])
+def test_cells_of_just_so_many_atoms(n_atoms, tmp_path):
+    made = RandomGenerator(REFERENCE).generate(8, ELEMENTS, {"n_atoms": float(n_atoms)}, 0, tmp_path)
+    assert [len(atoms) for atoms in made] == [n_atoms] * 8
+    report = json.loads((tmp_path / "yield.json").read_text())
+    assert report["crystals_per_cpu_second"] > 5 and report["attempts"] <= 12
+    same = RandomGenerator(REFERENCE, min_atoms=n_atoms, max_atoms=n_atoms).generate(8, ELEMENTS, {}, 0, tmp_path)
+    assert same == made
+
+
+def judged(formula: str, role: str, energy: float, is_new: bool = True) -> Atoms:
+    atoms = Atoms(formula, cell=np.eye(3), pbc=True)
+    atoms.info |= {"id": formula, "role": role, "e_above_hull": energy}
+    return atoms if role == "label" else _flagged(atoms, is_new)
+
+
+def _flagged(atoms: Atoms, is_new: bool) -> Atoms:
+    atoms.info |= {"is_stable": True, "is_unique": True, "is_novel": is_new}
+    return atoms
+
+
+def test_what_it_learns_is_where_the_hull_misses_phases(tmp_path):
+    generator = RandomGenerator(REFERENCE, min_atoms=8, max_atoms=8, hull_bias=10.0)
+    pool = [judged("Li2S", "label", 0.0), judged("P8", "label", 0.3), judged("Li6P1S1", "candidate", 0.02)]
+    pool += [judged("Li1P6S1", "candidate", 0.8), judged("Li3PS4", "candidate", 0.01, is_new=False)]
+    learned = replace(generator, checkpoint=generator.finetune(pool, tmp_path, 0))
+    phases, tried, energies = read_compositions(learned.checkpoint, ELEMENTS)
+    assert phases.tolist() == [[2, 0, 1], [6, 1, 1]], "near the hull, and new where they are candidates"
+    assert tried.tolist() == [[6, 1, 1], [1, 6, 1], [3, 1, 4]] and energies.tolist() == [0.02, 0.8, 0.01]
+    known = known_geometry(REFERENCE, tuple(ELEMENTS), "references")
+
+    def gain(of):
+        counts, before = generator.compositions(ELEMENTS, known)
+        after = learned.compositions(ELEMENTS, known)[1]
+        return (after / before)[(counts == of).all(axis=1)].item()
+
+    assert gain([3, 1, 4]) > gain([1, 6, 1]), "proposals there came low"
+    assert gain([3, 1, 4]) > gain([6, 1, 1]), "no phase is counted there"
+    assert learned.generate(5, ELEMENTS, {}, 0, tmp_path) != generator.generate(5, ELEMENTS, {}, 0, tmp_path)
+
+
+def test_without_bias_there_is_nothing_to_learn(tmp_path):
+    off = RandomGenerator(REFERENCE, hull_bias=1.0)
+    assert not off.can_learn and RandomGenerator(REFERENCE, hull_bias=3.0).can_learn
+    learned = replace(off, checkpoint=off.finetune([judged("Li6P1S1", "candidate", 0.02)], tmp_path, 0))
+    assert learned.generate(5, ELEMENTS, {}, 0, tmp_path) == off.generate(5, ELEMENTS, {}, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"phases": []}', '{"phases": [{"Na": 1}], "tried": []}', '{"phases": [], "tried": [[{}, 0]]}'],
+)
+def test_a_checkpoint_of_something_else(content, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    generator = RandomGenerator(REFERENCE, hull_bias=3.0, checkpoint=str(path))
+    with pytest.raises(ConfigError, match=r"checkpoint = .*other.json: no compositions of Li-P-S \(.*; give a"):
+        generator.generate(1, ELEMENTS, {}, 0, tmp_path)
+
+
 def test_composition_preferences():
     known = known_geometry(REFERENCE, tuple(ELEMENTS), "references")
 
@@ -169,7 +241,7 @@ def test_the_yaml_is_the_schema():
     node.reference, node.downloads = REFERENCE, "references"
     generator = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RandomGenerator), node))
     assert generator == RandomGenerator(REFERENCE, "references")
-    assert set(node) == set(generator.__dataclass_fields__) - {"can_learn"}
+    assert set(node) == set(generator.__dataclass_fields__) - {"can_learn", "understands"}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +252,7 @@ def test_the_yaml_is_the_schema():
         ({"min_distance_scale": -1.0}, "generator.min_distance_scale = -1.0: must be above 0"),
         ({"charge_balance_weight": 0.0}, "generator.charge_balance_weight = 0.0: must be above 0"),
         ({"known_composition_weight": float("nan")}, "known_composition_weight = nan"),
+        ({"hull_bias": 0.0}, "generator.hull_bias = 0.0: must be above 0"),
         ({"known_composition_width": 0.0}, "known_composition_width = 0.0"),
         ({"timeout_s_per_crystal": 0.0}, "timeout_s_per_crystal = 0.0: must be above 0"),
         ({"attempts_per_crystal": 0}, "attempts_per_crystal = 0"),
@@ -205,8 +278,12 @@ def test_impossible_requests(tmp_path):
         RandomGenerator(REFERENCE, max_atoms=400).generate(1, ELEMENTS, {}, 0, tmp_path)
     with pytest.raises(ConfigError, match="generator.reference is null"):
         RandomGenerator(None).generate(1, ELEMENTS, {}, 0, tmp_path)
-    with pytest.raises(ConfigError, match="cannot be fine-tuned"):
-        RandomGenerator(REFERENCE).finetune([], tmp_path, 0)
+    for n_atoms in (7.5, 0.0):
+        with pytest.raises(ConfigError, match=f"condition n_atoms = {n_atoms:g}: must be a whole number of atoms, 1"):
+            RandomGenerator(REFERENCE).generate(1, ELEMENTS, {"n_atoms": n_atoms}, 0, tmp_path)
+    missing = RandomGenerator(REFERENCE, hull_bias=3.0, checkpoint="nowhere.json")
+    with pytest.raises(ConfigError, match="generator.checkpoint = nowhere.json: .*No such file"):
+        missing.generate(1, ELEMENTS, {}, 0, tmp_path)
 
 
 def test_importing_it_is_cheap():

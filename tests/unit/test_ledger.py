@@ -44,6 +44,17 @@ def test_a_structure_from_birth_to_label(tmp_path):
     assert second["dropped"] == "exploded" and second["stage"] == "relax"
 
 
+def test_origins_are_columns(tmp_path):
+    ledger = Ledger(tmp_path / "structures.db")
+    origin = {"generator": "evolution", "operator": "heredity", "parents": "i00-r0001 i01-g000-0003"}
+    ledger.record([structure(0, **origin), structure(1, generator="random")], "generate", 1)
+    first, second = ledger.rows()
+    assert {key: first[key] for key in origin} == origin
+    assert second["generator"] == "random" and "parents" not in second
+    with connect(ledger.path) as database:
+        assert [row.structure_id for row in database.select(operator="heredity")] == ["i01-g000-0000"]
+
+
 def test_writing_again_changes_nothing(tmp_path):
     once, twice = Ledger(tmp_path / "once.db"), Ledger(tmp_path / "twice.db")
     fill(once)

@@ -20,6 +20,7 @@ from chemloop.report.data import (
     Find,
     HullParity,
     Iteration,
+    Origin,
     ReportData,
     StructureCard,
 )
@@ -216,9 +217,30 @@ def test_costs_and_losses(data):
     assert by_name(data)["losses"].caption == "Nothing was dropped and nothing failed."
 
 
+def test_which_operators_pay(data, tmp_path):
+    assert by_name(data)["origins"].figure == "" and not by_name(data)["origins"].tables
+    data.origins = [
+        Origin("evolution", "", 40, 30, 6, 0.12, 50, {"too close": 10, "attempt: too close": 10}),
+        Origin("evolution", "heredity", 40, 30, 6, 0.12),
+        Origin("random", "", 0, 0, 0, None, 7, {"attempt: too close": 7}),
+    ]
+    panel = by_name(data)["origins"]
+    found, valid, energies = traces(panel)
+    assert (found["name"], valid["name"]) == ("S.U.N.", "valid")
+    assert json.loads(panel.figure)["layout"]["yaxis"]["ticktext"] == ["· heredity", "evolution"]
+    made, lost = panel.tables
+    assert made.rows[0] == ("evolution", "50", "40", "30", "6", "15.0", "120")
+    assert made.rows[2] == ("random", "7", "0", "0", "0", "", "")
+    assert lost.columns == ("Reason", "evolution", "random")
+    assert lost.rows == [("attempt: too close", "10", "7"), ("too close", "10", "")]
+    write_report(data, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert '<td class="number">15.0</td>' in text and "Why the others fell out" in text
+
+
 def test_every_panel_has_a_place_and_a_name_of_its_own(data):
     names = [panel.name for panel in panels(data)]
-    assert len(names) == len(set(names)) == 21
+    assert len(names) == len(set(names)) == 22
     assert [section.name for section in sections(data)] == ["found", "completeness", "map", "field", "effort"]
 
 

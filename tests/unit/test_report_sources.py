@@ -19,10 +19,13 @@ from chemloop.physics.structures import write_structures
 from chemloop.report.data import ReportData
 from chemloop.report.motif_picture import MOST_ATOMS, best_axes, motif_svg, repeated
 from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import write_json
+from chemloop.stages.proposals import Proposals
 from chemloop.workflow import report_map
 from chemloop.workflow.report_effort import costs, drops, label_counts
 from chemloop.workflow.report_energies import add_hulls, hull_parity
 from chemloop.workflow.report_map import embedding, joined, places
+from chemloop.workflow.report_origins import origins
 from chemloop.workflow.report_rounds import Round, labelled
 from chemloop.workflow.report_structures import gallery, motif_titles, structure_cards, write_motifs
 
@@ -167,6 +170,26 @@ def test_costs_are_those_of_the_items(tmp_path):
     assert label_counts(campaign) == (3, 1)
     item("iter-000/0-seed/items/0001", 60.0)
     assert label_counts(campaign) == (None, None)
+
+
+def test_origins_are_counted_over_all_iterations(tmp_path):
+    rounds = fake_rounds(tmp_path)
+    assert origins(rounds) == [], "of a version that did not count"
+    proposals = Proposals()
+    births = [("evolution", "heredity"), ("evolution", "heredity"), ("evolution", "mutation"), ("random", None)]
+    screened = rounds[1].screened
+    made = [*screened, crystal("S", 0.0, "i01-g000-0009")]
+    for atoms, (generator, operator) in zip(made, births, strict=True):
+        atoms.info |= {"generator": generator} | ({"operator": operator} if operator else {})
+        proposals.count(atoms, "too close" if atoms is made[-1] else None)
+    proposals.count_yields({"random": {"attempts": 5, "rejected": {"too close": 4}}})
+    write_json(tmp_path / "proposals.json", proposals.to_json())
+    evolution, heredity, mutation, random = origins(rounds)
+    assert (evolution.generator, evolution.operator, evolution.n_proposed, evolution.n_sun) == ("evolution", "", 3, 1)
+    assert (heredity.operator, heredity.n_valid, heredity.n_sun) == ("heredity", 2, 1)
+    assert heredity.mean_e_above_hull == pytest.approx((-0.9 + 0.5) / 2)
+    assert (mutation.operator, mutation.n_sun, mutation.mean_e_above_hull) == ("mutation", 0, None), "not converged"
+    assert (random.n_attempts, random.lost) == (5, {"too close": 1, "attempt: too close": 4})
 
 
 def described(folder: Path, ids: list[str], framework: np.ndarray, whole: np.ndarray) -> Round:

@@ -1,0 +1,66 @@
+"""Relaxation in two parts: a coarse one for all, and a fine one for those that may still be worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ase import Atoms
+
+from chemloop.physics.hull import energies_above_hull
+from chemloop.physics.matching import Matcher
+from chemloop.physics.relaxation import Relaxed
+
+HOPELESS = "hopeless"
+EARLY = "known early"
+
+
+def relax_in_two_parts(
+    structures: Sequence[Atoms],
+    coarse: Callable[[Sequence[Atoms]], list[Relaxed]],
+    give_up: Callable[[Sequence[Atoms]], list[str | None]],
+    fine: Callable[[Sequence[Atoms]], list[Relaxed]],
+) -> list[Relaxed]:
+    """Relax all coarsely, then finely those that are not given up; steps are those of both parts.
+
+    give_up: why each structure is relaxed no further, None where it is; it is then rejected for that reason
+    """
+    ends = coarse(structures)
+    running = [number for number, end in enumerate(ends) if end.rejection is None]
+    reasons = give_up([ends[number].atoms for number in running])
+    for number, reason in zip(running, reasons, strict=True):
+        if reason is not None:
+            ends[number].rejection = reason
+            ends[number].atoms.info["converged"] = False
+    last = [number for number in running if ends[number].rejection is None]
+    for number, end in zip(last, fine([ends[number].atoms for number in last]), strict=True):
+        end.n_steps += ends[number].n_steps
+        ends[number] = end
+    return ends
+
+
+def find_hopeless(structures: Sequence[Atoms], hull: Sequence[Atoms], stop_above: float) -> list[str | None]:
+    """For each structure None, or its energy above the hull, in words, where that is above stop_above (eV/atom)."""
+    return [
+        None if energy <= stop_above else f"{HOPELESS}: {energy:.3f} eV/atom above the hull after the coarse part"
+        for energy in energies_above_hull(structures, hull)
+    ]
+
+
+def find_known(structures: Sequence[Atoms], known: Sequence[Atoms], matcher: Matcher) -> list[str | None]:
+    """For each structure None, or in words that it equals a known one or an earlier one among the structures."""
+    compositions = set(map(_composition, structures))
+    # what matching needs to know of a crystal costs as much as some steps, so only for those that can be equal
+    close = [atoms for atoms in known if _composition(atoms) in compositions]
+    is_known, first = matcher.is_known(structures, close), matcher.duplicates(structures)
+    return [
+        f"{EARLY}: equals a known structure"
+        if is_known[number]
+        else f"{EARLY}: equals {structures[founder].info.get('id', f'structure {founder}')}"
+        if founder != number
+        else None
+        for number, founder in enumerate(first)
+    ]
+
+
+def _composition(atoms: Atoms) -> str:
+    return str(atoms.symbols.formula.reduce()[0].format("hill"))

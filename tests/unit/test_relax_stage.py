@@ -1,0 +1,163 @@
+"""The relax stage: what is known comes first, is relaxed once for a force field, and whom a coarse part gives up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+
+from chemloop.config import load
+from chemloop.physics.structures import read_structures, write_structures
+from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.errors import ConfigError
+from chemloop.stages.prepare import Prepare
+from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
+from chemloop.stages.stage import stage_folder
+from tests.unit.explored import run
+
+SIGMA = 2.4
+LJ = {"_target_": "ase.calculators.lj.LennardJones", "sigma": SIGMA, "epsilon": 0.3, "rc": 6.0}
+COARSE = ("loop.relax.coarse.max_steps=4", "loop.relax.coarse.fmax=0.5")
+
+
+def candidates(n: int = 3) -> list[Atoms]:
+    """One that is as close packed as the elements and so near the hull, and simple cubic ones, far above it."""
+    found = [bulk("Li", "fcc", a=3.9, cubic=True)]
+    found[0].symbols[[1, 2]] = "S"
+    found += [bulk("LiS", "rocksalt", a=5.2).repeat((2, 1, 1)) for _ in range(n - 1)]
+    for number, atoms in enumerate(found):
+        atoms.rattle(0.05, seed=number)
+        atoms.info["id"] = f"i01-g000-{number:04d}"
+    return found
+
+
+@pytest.fixture
+def begin(tmp_path, compose_config):
+    """begin("loop.relax.fmax=0.1", ...) -> a campaign with a Lennard-Jones model whose iteration 1 has candidates."""
+
+    def begun(*overrides: str, structures=None) -> Campaign:
+        known = [bulk(element, "fcc", a=3.9) for element in ("Li", "P", "S")]
+        write(tmp_path / "known.extxyz", known)
+        reference = f"system.reference={tmp_path / 'known.extxyz'}"
+        config = compose_config("model=ase", reference, "loop.relax.per_item=2", *overrides)
+        config["model"]["calculator"] = LJ
+        if config["loop"]["relax"]["coarse"]["model"] is not None:
+            config["loop"]["relax"]["coarse"]["model"]["calculator"] = LJ | {"sigma": 1.05 * SIGMA}
+        campaign = Campaign(tmp_path / "c")
+        campaign.begin(config)
+        run(Prepare(campaign, load(config), 0))
+        generated(campaign, 1, structures or candidates())
+        return campaign
+
+    return begun
+
+
+def generated(campaign: Campaign, iteration: int, structures: list[Atoms]) -> None:
+    folder = stage_folder(campaign, iteration, "generate")
+    folder.mkdir(parents=True)
+    write_structures(folder / "output.extxyz", structures)
+
+
+def relaxed(campaign: Campaign, iteration: int = 1) -> tuple[dict[str, float], dict[str, Atoms]]:
+    settings = load(campaign.config())
+    if settings.loop.relax.coarse.is_race:
+        run(Known(campaign, settings, iteration))
+    stage = Relax(campaign, settings, iteration)
+    metrics = run(stage)
+    return metrics, {atoms.info["id"]: atoms for atoms in stage.output()}
+
+
+def test_the_same_force_field_relaxes_what_is_known_once(begin):
+    campaign = begin()
+    first, before = relaxed(campaign)
+    assert (first["n_references"], first["n_carried"]) == (3, 0)
+    screened = [atoms for atoms in before.values() if atoms.info["role"] == "candidate"]
+    flags = {"e_above_hull": 0.1, "is_stable": True, "is_unique": True, "is_novel": True, "spacegroup": "P1"}
+    for atoms in screened[:2]:
+        atoms.info |= flags
+    folder = stage_folder(campaign, 1, "screen")
+    folder.mkdir()
+    write_structures(folder / "output.extxyz", screened[:2])
+    generated(campaign, 2, [])
+    second, after = relaxed(campaign, 2)
+    assert (second["n_references"], second["n_finds"], second["n_carried"]) == (3, 2, 5)
+    assert not (stage_folder(campaign, 2, "relax") / "items").exists(), "there was nothing to relax"
+    for id, atoms in after.items():
+        np.testing.assert_array_equal(atoms.positions, before[id].positions)
+        assert atoms.info["mlff_energy"] == before[id].info["mlff_energy"]
+        assert not {"e_above_hull", "is_stable", "spacegroup"} & atoms.info.keys()
+
+
+def test_another_force_field_relaxes_what_is_known_again(begin):
+    campaign = begin()
+    relaxed(campaign)
+    path = stage_folder(campaign, 1, "relax") / "output.extxyz"
+    structures = read_structures(path)
+    for atoms in structures:
+        atoms.info["energy_frame"] = "before fine-tuning"
+    write_structures(path, structures)
+    generated(campaign, 2, [])
+    second, _ = relaxed(campaign, 2)
+    assert (second["n_references"], second["n_carried"]) == (3, 0)
+
+
+def test_a_race_needs_the_hull_first_and_gives_some_up(begin):
+    campaign = begin(*COARSE, "loop.relax.coarse.stop_above=0.1")
+    metrics, found = relaxed(campaign)
+    given_up = {id for id, atoms in found.items() if atoms.info.get("dropped", "").startswith("hopeless: ")}
+    assert 0 < len(given_up) == metrics["n_dropped_hopeless"] < 3
+    assert metrics["n_relaxed"] == 3 and metrics["n_kept"] == metrics["n_converged"] == 3 - len(given_up)
+    for id, atoms in found.items():
+        assert atoms.info["converged"] is (id not in given_up)
+        if atoms.info["role"] == "candidate":
+            assert bool(atoms.info["n_relax_steps"] <= 4) is (id in given_up)
+    assert (campaign.iteration(1) / "known" / "output.extxyz").exists()
+    inputs = sorted(stage_folder(campaign, 1, "relax").glob("items/*/input.extxyz"))
+    assert all(atoms.info["role"] == "candidate" for path in inputs for atoms in read_structures(path))
+
+
+def test_another_force_field_may_begin(begin):
+    """Its energies go nowhere: what counts is the current one's at the end of the coarse part."""
+    campaign = begin(*COARSE, "loop.relax.coarse.stop_above=9", "+model@loop.relax.coarse.model=ase")
+    metrics, found = relaxed(campaign)
+    assert metrics["n_converged"] == 3
+    assert len({atoms.info["energy_frame"] for atoms in found.values()}) == 1
+
+
+def test_a_twin_is_given_up_early(begin):
+    structures = candidates(1) * 2
+    structures[1] = structures[1].copy()
+    structures[1].info["id"] = "i01-g000-0001"
+    structures[1].rattle(0.001, seed=9)
+    metrics, found = relaxed(begin(*COARSE, "loop.relax.coarse.stop_known=true", structures=structures))
+    assert metrics["n_dropped_known_early"] == 1
+    assert found["i01-g000-0001"].info["dropped"] == "known early: equals i01-g000-0000"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": -1}, r"loop\.relax\.coarse\.max_steps = -1: must be 0 \(no such part\) or above"),
+        ({"max_steps": 5, "fmax": 0.0}, r"loop\.relax\.coarse\.fmax = 0: must be above 0"),
+        ({"max_steps": 5, "stop_above": -0.1}, r"loop\.relax\.coarse\.stop_above = -0\.1: must be above 0"),
+        (
+            {"stop_above": 0.1},
+            r"coarse\.stop_above is set, but loop\.relax\.coarse\.max_steps = 0 leaves no coarse part",
+        ),
+        (
+            {"stop_known": True},
+            r"coarse\.stop_known is set, but loop\.relax\.coarse\.max_steps = 0 leaves no coarse part",
+        ),
+        ({"max_steps": 5, "model": {"checkpoint": "x"}}, r"loop\.relax\.coarse\.model must name its component"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        CoarseSettings(**settings)
+
+
+def test_torchsim_keeps_no_symmetry():
+    with pytest.raises(ConfigError, match=r"coarse\.symprec = 0\.1: only loop\.relax\.engine = ase keeps symmetry"):
+        RelaxSettings(engine="torchsim", coarse=CoarseSettings(max_steps=5, symprec=0.1))
