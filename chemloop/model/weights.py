@@ -20,7 +20,12 @@ def weights_folder() -> Path:
 
 
 def fetch_weights(
-    name: str, file_name: str, hosts: Sequence[str], download: Callable[[Path], None], sha256: str | None = None
+    name: str,
+    file_name: str,
+    hosts: Sequence[str],
+    download: Callable[[Path], None],
+    sha256: str | None = None,
+    setting: str = "model.checkpoint to its path",
 ) -> Path:
     """The file of named weights in `weights_folder()`, downloaded by the backend's own means when it is not there.
 
@@ -28,12 +33,13 @@ def fetch_weights(
         without a network does not wait for time limits
     download: writes the weights to the path that it is given
     sha256: of the published file
+    setting: what else may be set instead of fetching, in words
     Raises: WeightsUnavailable, naming the path at which a file brought by hand is found; CheckpointError when the
         file is not the published one
     """
     path = weights_folder() / file_name
     if not path.exists():
-        by_hand = f"put the file at {path}, or set model.checkpoint to its path"
+        by_hand = f"put the file at {path}, or set {setting}"
         if not is_any_reachable(hosts):
             raise WeightsUnavailable(
                 f"the weights of {name} are not here and {' or '.join(hosts)} cannot be reached: {by_hand}"
