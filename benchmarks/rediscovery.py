@@ -166,7 +166,7 @@ def compare_searches(folders: Sequence[Path], plot: Path | None) -> None:
     curves: dict[str, tuple[list[int], list[int]]] = {}
     limits = (0.0, *NEAR)
     print(
-        f"{'':32s} relaxed  CPU h  new structures below {', '.join(f'{1000 * limit:.0f}' for limit in limits)} meV/atom"
+        f"{'':32s} relaxed wall h  new structures below {', '.join(f'{1000 * limit:.0f}' for limit in limits)} meV/atom"
     )
     for folder in folders:
         campaign = Campaign(folder)
@@ -204,7 +204,7 @@ def draw(curves: dict[str, tuple[list[int], list[int]]], path: Path) -> None:
     for name, (n_relaxed, n_found) in curves.items():
         axes.plot(n_relaxed, n_found, marker="o", label=name)
     axes.set_xlabel("relaxations")
-    axes.set_ylabel(f"new structures within {1000 * NEAR[0]:.0f} meV/atom of the hull of the references")
+    axes.set_ylabel(f"new, within {1000 * NEAR[0]:.0f} meV/atom of the references' hull")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
