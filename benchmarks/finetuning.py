@@ -44,7 +44,7 @@ def prepare(force_field: Any, recipe: Any, frames: Path, folder: Path) -> tuple[
 
 
 def train_ours(task: Task, frames: Path) -> dict[str, Trained]:
-    """The weights after the last epoch, and those that are kept: of the best epoch in which no channel is worse."""
+    """The weights after the last epoch, and those that are kept: of the best epoch in which none is much worse."""
     from chemloop.training.evaluation import errors
     from chemloop.training.finetune import finetune
 

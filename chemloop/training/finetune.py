@@ -17,7 +17,7 @@ from ase import Atoms
 from chemloop.protocols import ForceField, Potential
 from chemloop.runtime.errors import ConfigError
 from chemloop.training.batches import Batches
-from chemloop.training.checks import channels_not_improved, check_same
+from chemloop.training.checks import check_same, is_better
 from chemloop.training.consolidation import Consolidation, fisher_information, with_noise
 from chemloop.training.data import (
     batch_structures,
@@ -189,9 +189,9 @@ def _keep_better(
     if module.best["weights"] is not None:
         potential.load_state_dict(module.best["weights"])
         after = rmse(valid, predict(valid, potential, batch_size))
-        kept_base = bool(channels_not_improved(recipe.channels, before, after))
+        kept_base = not is_better(recipe.channels, before, module.baseline.shifted, after)
     if kept_base:
-        log.warning("the fine-tuned weights are not better than the base in every trained channel, the base is kept")
+        log.warning("the fine-tuned weights are not better than the base with shifted energies, which is kept")
         after = module.baseline.shifted
         if not after.get("energy", 0.0) < before.get("energy", 0.0):
             return force_field.checkpoint, True, before

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from chemloop.runtime.errors import ChemLoopError
 from chemloop.training.averaging import EqualAverage, MovingAverage
 from chemloop.training.batches import Batches
+from chemloop.training.checks import is_better
 from chemloop.training.consolidation import Consolidation
 from chemloop.training.curves import Curves
 from chemloop.training.data import name, targets
@@ -156,7 +157,7 @@ class FineTuning(LightningModule):
             predictions = predict(self.valid, self.potential, self._batch_size())
             valid = rmse(self.valid, predictions)
             score = self._score(mae(self.valid, predictions))
-            is_allowed = all(valid[channel] < self.baseline.before[channel] for channel in self.recipe.channels)
+            is_allowed = is_better(self.recipe.channels, self.baseline.before, self.baseline.shifted, valid)
             if is_allowed and score < self.best["score"]:
                 weights = {key: value.detach().clone() for key, value in self.potential.state_dict().items()}
                 self.best = {"score": score, "epoch": self.current_epoch, "weights": weights}
