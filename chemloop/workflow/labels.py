@@ -1,15 +1,17 @@
-"""`workflow=labels`: what the label cache holds; labels out of it, and labels from elsewhere into it."""
+"""`workflow=labels`: what the label cache holds, and its hull; labels out of it, and labels from elsewhere into it."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.physics.hull import one_energy_frame
+from chemloop.physics.corrections import corrected_mp2020
+from chemloop.physics.hull import energies_above_hull, one_energy_frame
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
 from chemloop.runtime.label_cache import LabelCache
@@ -18,23 +20,34 @@ from chemloop.workflow.label_files import READERS, WRITERS
 if TYPE_CHECKING:
     from chemloop.config import Settings
 
-ACTIONS = ("list", "export", "import")
+ACTIONS = ("list", "hull", "export", "import")
+CORRECTIONS: dict[str, Callable[[Sequence[Atoms]], list[Atoms]]] = {"none": list, "mp2020": corrected_mp2020}
 IMPORTED = "imported-"
 
 
 @dataclass
 class Labels:
-    """action: list, export or import; path: to or from where; format: of the files there; frame: which labels."""
+    """action: list, hull, export or import; path: to or from where; format: of the files there; frame: which labels;
+    corrections: of the energies, for the hull.
+    """
 
     action: str = "list"
     path: str | None = None
     format: str = "extxyz"
     frame: str | None = None
+    corrections: str = "none"
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"workflow.action = {self.action}: allowed are {', '.join(ACTIONS)}")
-        if self.action != "list" and not self.path:
+        if self.corrections not in CORRECTIONS:
+            raise ConfigError(f"workflow.corrections = {self.corrections}: allowed are {', '.join(CORRECTIONS)}")
+        if self.corrections != "none" and self.action != "hull":
+            raise ConfigError(
+                f"workflow.corrections = {self.corrections} with workflow.action = {self.action}: corrections are for"
+                " hulls, labels themselves keep their level of theory; use workflow.action=hull"
+            )
+        if self.action in ("export", "import") and not self.path:
             raise ConfigError(f"workflow.action = {self.action} needs a file or folder; give workflow.path=PATH")
         formats = READERS if self.action == "import" else WRITERS
         if self.format not in formats:
@@ -44,13 +57,15 @@ class Labels:
         cache = LabelCache(Path(settings.label_cache), settings.label_cache_gb)
         if self.action == "list":
             print("\n".join(summary(cache)))
+        elif self.action == "hull":
+            print("\n".join(hull_table(CORRECTIONS[self.corrections](self._chosen(cache)))))
         elif self.action == "export":
             print(self._export(cache))
         else:
             print(self._import(cache))
 
-    def _export(self, cache: LabelCache) -> str:
-        assert self.path is not None
+    def _chosen(self, cache: LabelCache) -> list[Atoms]:
+        """The frames of one level of theory, that of `workflow.frame` where there are more."""
         frames = [frame for calculation in cache.calculations() for frame in calculation]
         known = Counter(frame.info["energy_frame"] for frame in frames)
         if not known:
@@ -62,7 +77,11 @@ class Labels:
                 f"the cache has labels of {len(known)} levels of theory, which do not mix:"
                 f" {', '.join(sorted(known))}; choose one with workflow.frame=NAME"
             )
-        chosen = [frame for frame in frames if self.frame in (None, frame.info["energy_frame"])]
+        return [frame for frame in frames if self.frame in (None, frame.info["energy_frame"])]
+
+    def _export(self, cache: LabelCache) -> str:
+        assert self.path is not None
+        chosen = self._chosen(cache)
         WRITERS[self.format](Path(self.path), chosen)
         return f"{self.path}: {len(chosen)} frames of {one_energy_frame(chosen)}"
 
@@ -114,3 +133,24 @@ def summary(cache: LabelCache) -> list[str]:
         for name in sorted(n_calculations)
     ]
     return [*lines, f"{cache.folder}: {sum(n_calculations.values())} calculations, {size / 1e6:.3g} MB ({bound})"]
+
+
+def hull_table(frames: Sequence[Atoms]) -> list[str]:
+    """The lowest label of each composition above the hull of all, lowest first, in one energy frame.
+
+    Raises: EnergyFrameError; StructureError where an element has no label of its own
+    """
+    lowest: dict[str, Atoms] = {}
+    for frame in sorted(frames, key=lambda atoms: atoms.info["label_energy"] / len(atoms)):
+        lowest.setdefault(frame.symbols.formula.reduce()[0].format("metal"), frame)
+    chosen = list(lowest.values())
+    above = energies_above_hull(chosen, chosen, "label")
+    rows = sorted(zip(above, lowest, chosen, strict=True), key=lambda row: row[:2])
+    return [
+        f"{one_energy_frame(frames)}: the lowest of {len(frames)} labels for each of {len(rows)} compositions",
+        "composition  atoms  eV/atom  above the hull (eV/atom)",
+        *(
+            f"{name:11}  {len(atoms):5}  {atoms.info['label_energy'] / len(atoms):7.3f}  {max(0.0, energy):24.3f}"
+            for energy, name, atoms in rows
+        ),
+    ]

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,10 +156,49 @@ def test_export_does_not_mix_frames(tmp_path):
     assert len(read_structures(tmp_path / "x.extxyz")) == 2
 
 
+def energies(cache: LabelCache, name: str, **per_atom: float) -> None:
+    """Labels of rocksalt LiS and of the elements, eV/atom."""
+    for formula, energy in per_atom.items():
+        atoms = bulk("LiS", "rocksalt", 5.0) if formula == "LiS" else bulk(formula, "fcc", 4.0)
+        forces, stress = np.zeros((len(atoms), 3)), np.zeros((3, 3))
+        set_results(atoms, "label", energy * len(atoms), forces, stress, name)
+        cache.put(cache.key(atoms, "static", name), [atoms])
+
+
+def test_hull_of_the_cache_with_and_without_corrections(tmp_path, capsys):
+    settings = SimpleNamespace(label_cache=str(tmp_path), label_cache_gb=None)
+    energies(LabelCache(tmp_path), "vasp-mprelaxset-1", Li=-1.9, S=-4.0, LiS=-2.85)
+    Labels("hull").run(None, settings, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vasp-mprelaxset-1: the lowest of 3 labels for each of 3 compositions"
+    assert [line.split() for line in lines[2:]] == [
+        ["Li", "1", "-1.900", "0.000"],
+        ["S", "1", "-4.000", "0.000"],
+        ["LiS", "2", "-2.850", "0.100"],
+    ]
+    Labels("hull", corrections="mp2020").run(None, settings, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("vasp-mprelaxset-1+mp2020: ")
+    # -0.503 eV per S of a sulfide: LiS is stable now
+    assert {line.split()[0]: float(line.split()[2]) for line in lines[2:]}["LiS"] == pytest.approx(-3.1015, abs=1e-3)
+    assert {line.split()[3] for line in lines[2:]} == {"0.000"}
+
+
+def test_hull_of_the_cache_refuses(tmp_path):
+    settings = SimpleNamespace(label_cache=str(tmp_path), label_cache_gb=None)
+    energies(LabelCache(tmp_path), "gpaw-1", Li=-1.9, LiS=-2.85)
+    with pytest.raises(StructureError, match="no structure of the element S alone"):
+        Labels("hull").run(None, settings, {})
+    with pytest.raises(EnergyFrameError, match="corrections are for VASP labels.*not for gpaw-1"):
+        Labels("hull", corrections="mp2020").run(None, settings, {})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"action": "sell"}, "workflow.action = sell: allowed are list, export, import"),
+        ({"action": "sell"}, "workflow.action = sell: allowed are list, hull, export, import"),
+        ({"action": "hull", "corrections": "mine"}, "workflow.corrections = mine: allowed are none, mp2020"),
+        ({"action": "list", "corrections": "mp2020"}, "corrections are for hulls"),
         ({"action": "export"}, "give workflow.path=PATH"),
         ({"action": "export", "path": "x", "format": "vasp"}, "export knows extxyz, deepmd"),
     ],
