@@ -325,25 +325,28 @@ def test_bad_values(values, message):
         build(given, "generator")
 
 
+DEFAULT = {"random": "RandomGenerator", "evolution": "EvolutionGenerator", "substitution": "SubstitutionGenerator"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "members"),
     [
-        ([], {"random": "RandomGenerator", "evolution": "EvolutionGenerator"}),
+        ([], DEFAULT),
         (
             ["+generator@generator.members.larger=random", "generator.members.larger.max_atoms=20"],
-            {"random": "RandomGenerator", "evolution": "EvolutionGenerator", "larger": "RandomGenerator"},
+            DEFAULT | {"larger": "RandomGenerator"},
         ),
         (
             ["generator@generator.members.evolution=random", "generator.members.evolution.max_atoms=20"],
-            {"random": "RandomGenerator", "evolution": "RandomGenerator"},
+            DEFAULT | {"evolution": "RandomGenerator"},
         ),
         (
             ["~generator@generator.members.evolution", "+generator@generator.members.larger=random"],
-            {"random": "RandomGenerator", "larger": "RandomGenerator"},
+            {"random": "RandomGenerator", "substitution": "SubstitutionGenerator", "larger": "RandomGenerator"},
         ),
         (
             ["generator.members.random.max_atoms=20", "+generator.weights.random=3"],
-            {"random": "RandomGenerator", "evolution": "EvolutionGenerator"},
+            DEFAULT,
         ),
     ],
     ids=str,
@@ -364,6 +367,6 @@ def test_real_members(compose_config, tmp_path):
         "generator=mix", "generator@generator.members.evolution=random", "generator.members.evolution.max_atoms=20"
     )
     generator = load(config).generator
-    structures = generator.generate(4, ELEMENTS, {"energy_above_hull": 0.0}, 1, tmp_path)
-    assert names_of(structures) == {"random": 2, "evolution": 2}
-    assert read_json(tmp_path / "yield.json")["by_generator"].keys() == {"random", "evolution"}
+    structures = generator.generate(6, ELEMENTS, {"energy_above_hull": 0.0}, 1, tmp_path)
+    assert names_of(structures) == {"random": 2, "evolution": 2, "substitution": 2}
+    assert read_json(tmp_path / "yield.json")["by_generator"].keys() == DEFAULT.keys()
