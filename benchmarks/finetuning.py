@@ -1,7 +1,7 @@
 """Fine-tuning frames per second and the errors after equal epochs: ChemLoop against the backend's own trainer.
 
     python -m benchmarks.finetuning --model chgnet --epochs 5
-    python -m benchmarks.finetuning --model mace --frames pool.extxyz --epochs 30
+    python -m benchmarks.finetuning --model mace --frames pool.extxyz --epochs 30 --seeds 0 1 2
 
 Both start from the same weights, with energies per element already fitted, and see the same frames, batches of the
 same size, Adam at the same constant rate, and squared residuals of energy per atom, forces and virial per atom with
@@ -17,6 +17,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,13 @@ def prepare(force_field: Any, recipe: Any, frames: Path, folder: Path) -> tuple[
     return train, valid, str(base)
 
 
-def train_ours(task: Task, frames: Path) -> dict[str, Trained]:
+def train_ours(task: Task, frames: Path, seed: int) -> dict[str, Trained]:
     """The weights after the last epoch, and those that are kept: of the best epoch in which none is much worse."""
     from chemloop.training.evaluation import errors
     from chemloop.training.finetune import finetune
 
     with Clock(task.recipe.epochs) as clock:
-        fit = finetune(task.start, read_structures(frames), task.recipe, task.folder, seed=0)
+        fit = finetune(task.start, read_structures(frames), task.recipe, task.folder, seed=seed)
     fitted = dataclasses.replace(task.start, checkpoint=fit.checkpoint).load("cpu", "float32")
     kept = errors(task.valid, fitted)
     last = json.loads(fit.curves.read_text().splitlines()[-1])
@@ -65,7 +66,7 @@ def errors_of(force_field: Any, valid: list) -> dict[str, float]:
     return errors(valid, force_field.load("cpu", "float32"))
 
 
-def compare(model: str, options: argparse.Namespace) -> None:
+def compare(model: str, options: argparse.Namespace, seed: int) -> dict[str, Trained]:
     scratch = model in FROM_SCRATCH and not any(key.startswith("model.checkpoint=") for key in options.overrides)
     overrides = [*options.overrides, "model.checkpoint=null"] if scratch else options.overrides
     force_field, recipe = configured(model, overrides)
@@ -91,15 +92,17 @@ def compare(model: str, options: argparse.Namespace) -> None:
     folder = options.workdir / f"finetuning-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder.mkdir(parents=True)
     frames = folder / "frames.extxyz"
-    write_structures(frames, chosen_frames(options))
+    write_structures(frames, chosen_frames(options, seed))
     train, valid, base = in_process(prepare, force_field, recipe, frames, folder)
     start = dataclasses.replace(force_field, checkpoint=base)
-    print(f"\n{model}: {len(train)} frames train, {len(valid)} validate, {options.epochs} epochs", flush=True)
+    print(
+        f"\n{model}: {len(train)} frames train, {len(valid)} validate, {options.epochs} epochs, seed {seed}", flush=True
+    )
     task = Task(start, train, valid, recipe, folder / "own")
     task.folder.mkdir()
     # at the same time, so that whatever else the machine does slows down both
     with ThreadPoolExecutor(2) as pool:
-        ours = pool.submit(in_process, train_ours, task._replace(folder=folder / "ours"), frames)
+        ours = pool.submit(in_process, train_ours, task._replace(folder=folder / "ours"), frames, seed)
         own = pool.submit(in_process, TRAINERS[model], task)
     rows = {
         "base, shifted": Trained(math.nan, math.nan, math.nan, math.nan, in_process(errors_of, start, valid)),
@@ -107,12 +110,13 @@ def compare(model: str, options: argparse.Namespace) -> None:
         f"own ({TRAINERS[model].__doc__})": own.result(),
     }
     print_table(rows)
+    return rows
 
 
-def chosen_frames(options: argparse.Namespace) -> list:
+def chosen_frames(options: argparse.Namespace, seed: int) -> list:
     """All frames, or so many of them drawn at random."""
     frames = read_structures(options.frames or labelled_frames(options.workdir, options.teacher))
-    order = np.random.default_rng(0).permutation(len(frames))[: options.n_frames]
+    order = np.random.default_rng(seed).permutation(len(frames))[: options.n_frames]
     return [frames[k] for k in sorted(order)]
 
 
@@ -132,6 +136,21 @@ def print_table(rows: dict[str, Trained]) -> None:
     )
 
 
+def print_means(model: str, runs: Sequence[dict[str, Trained]]) -> None:
+    """Errors after equal epochs, ours over theirs, and the ratio of speeds: means over seeds, standard errors."""
+    ours = [rows["ChemLoop, last epoch"] for rows in runs]
+    own = [list(rows.values())[-1] for rows in runs]
+    pairs = list(zip(ours, own, strict=True))
+    ratios = {key: [mine.errors[key] / theirs.errors[key] for mine, theirs in pairs] for key in own[0].errors}
+    ratios["frames per CPU second"] = [
+        theirs.step_cpu_s / theirs.frames_per_step * mine.frames_per_step / mine.step_cpu_s for mine, theirs in pairs
+    ]
+    print(f"\n{model}, {len(runs)} seeds, ChemLoop over own:")
+    for name, values in ratios.items():
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        print(f"  {name}: {np.mean(values):.3f} +- {error:.3f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS, "all"], default="all")
@@ -142,12 +161,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--prefactors", type=float, nargs=3, default=[1.0, 1.0, 1.0], help="energy, force, virial")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of frames drawn, their order and all else")
     parser.add_argument("--workdir", type=Path, default=Path("outputs/benchmarks"), help="keeps frames and results")
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. model.checkpoint=7net-0")
     options = parser.parse_intermixed_args()
     options.workdir.mkdir(parents=True, exist_ok=True)
     for model in MODELS if options.model == "all" else [options.model]:
-        compare(model, options)
+        runs = [compare(model, options, seed) for seed in options.seeds]
+        if len(runs) > 1:
+            print_means(model, runs)
 
 
 if __name__ == "__main__":

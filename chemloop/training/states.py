@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 DIGEST_BYTES = 32
 KEPT = 2
 PROGRESS_INTERVAL_S = 0.5
+SAVE_INTERVAL_S = 30.0
+"""An epoch that ends within this time after a state was saved is not worth another one, unless it has many steps."""
 
 
 class HashedCheckpointIO(TorchCheckpointIO):
@@ -54,27 +56,48 @@ def newest_intact(folder: Path) -> Path | None:
 
 
 class SaveStates(Checkpoint):
-    """Saves the training every so many steps and at the end of each epoch; the newest two states stay."""
+    """Saves the training every so many steps, at the end of an epoch where some time has passed since, and at the
+    very end; the newest two states stay.
+    """
 
     def __init__(self, folder: Path, every_steps: int):
         self.folder = folder
         self.every_steps = every_steps
+        self.saved_step = 0
+        self.saved_at = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._note(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # not after the last step of an epoch: a state from there would skip its validation
-        if trainer.global_step % self.every_steps == 0 and batch_idx + 1 < trainer.num_training_batches:
+        if self._is_due(trainer) and batch_idx + 1 < trainer.num_training_batches:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer)
+        has_time_passed = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
+        # all processes take part in saving, so all must decide alike
+        has_time_passed = trainer.strategy.reduce_boolean_decision(has_time_passed, all=False)
+        if self._is_due(trainer) or has_time_passed or self._is_last(trainer):
+            self._save(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return trainer.global_step - self.saved_step >= self.every_steps
+
+    def _is_last(self, trainer: Trainer) -> bool:
+        return trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
             for path in sorted(self.folder.glob("step-*.ckpt"))[:-KEPT]:
                 path.unlink()
+        self._note(trainer)
+
+    def _note(self, trainer: Trainer) -> None:
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
 
 
 class ReportProgress(Callback):

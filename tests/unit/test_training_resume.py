@@ -46,6 +46,17 @@ def test_killed_at_any_step_it_ends_the_same(recipe, tmp_path):
         assert resumed.metrics == whole.metrics
 
 
+@pytest.mark.parametrize(("interval_s", "n_states"), [(0.0, 1), (1e6, 0)])
+def test_short_epochs_are_not_saved_one_by_one(interval_s, n_states, tmp_path, monkeypatch):
+    monkeypatch.setattr("chemloop.training.states.SAVE_INTERVAL_S", interval_s)
+    frames, recipe = labelled(4, 4), replace(RECIPE, epochs=3, save_every_steps=1000)
+    with pytest.raises(Killed):
+        finetune(PairForceField(), frames, recipe, tmp_path, seed=0, progress=killed_at(5))
+    assert len(list(tmp_path.glob("states-*/step-*.ckpt"))) == n_states
+    finetune(PairForceField(), frames, recipe, tmp_path, seed=0)
+    assert max(path.name for path in tmp_path.glob("states-*/*")) == "step-000000009.ckpt"
+
+
 def test_early_stopping_holds_after_a_kill(tmp_path):
     frames = labelled(4, 4)
     recipe = replace(RECIPE, epochs=30, learning_rate=0.5, early_stopping_patience=2)
