@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -17,11 +18,17 @@ from chemloop.stages.stage import OUTPUT, Stage
 
 
 def with_scorer(generator: Generator, stage: Stage) -> Generator:
-    """The same generator; one that judges its checkpoints by their samples, by a field `scorer`, is told how."""
+    """The same generator; one that judges its checkpoints by their samples, by a field `scorer`, is told how, and so
+    are those of its `members` that do.
+    """
     score = SampleScore(stage)
-    if not hasattr(generator, "scorer") or not score.exists:
-        return generator
-    return replace(generator, scorer=score)  # type: ignore[type-var]  # a dataclass
+    return _told(generator, score) if score.exists else generator
+
+
+def _told(generator: Any, score: SampleScore) -> Any:
+    if hasattr(generator, "members"):
+        return replace(generator, members={name: _told(member, score) for name, member in generator.members.items()})
+    return replace(generator, scorer=score) if hasattr(generator, "scorer") else generator
 
 
 class SampleScore:

@@ -39,6 +39,11 @@ class Unjudged:
     checkpoint: str | None = None
 
 
+@dataclass
+class Mixed:
+    members: dict[str, Any]
+
+
 @pytest.fixture
 def stage(tmp_path):
     settings: Any = SimpleNamespace(loop=SimpleNamespace(screen=ScreenSettings(stable_below=0.1)))
@@ -70,5 +75,7 @@ def test_scores_are_those_of_screening(stage, monkeypatch):
 def test_only_generators_that_ask_are_given_a_scorer(stage, tmp_path):
     assert isinstance(with_scorer(Judged(), stage).scorer, SampleScore)
     assert with_scorer(Unjudged(), stage) == Unjudged()
+    mixed = with_scorer(Mixed({"a": Judged(), "b": Unjudged()}), stage).members
+    assert isinstance(mixed["a"].scorer, SampleScore) and mixed["b"] == Unjudged()
     nothing_relaxed_yet = Learn(Campaign(tmp_path / "new"), stage.settings, 0)
     assert with_scorer(Judged(), nothing_relaxed_yet).scorer is None
