@@ -110,9 +110,10 @@ class Generator(Protocol):
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
         """Learn; returns the new checkpoint, a file or folder in workdir.
 
-        structures: with `id`, `e_above_hull` (eV/atom) and `role`. `label`: relaxed by the labeler, the hull is that of
-            all labels. `candidate`: screened, as the force field of their iteration relaxed them, with `is_stable`,
-            `is_unique`, `is_novel` and what is known of their birth. A structure may be there in both roles.
+        structures: with `id`, `role` and, but for lost ones, `e_above_hull` (eV/atom). `label`: relaxed by the labeler,
+            the hull is that of all labels. `candidate`: screened, as the force field of their iteration relaxed them,
+            with `is_stable`, `is_unique`, `is_novel` and what is known of their birth. A structure may be there in both
+            of these roles. `lost`: candidates whose relaxation came to nothing or was given up.
         `achieved.json` in workdir lists for each iteration and generator `n_proposed`, `n_valid`, `n_sun` and the
         `cpu_seconds` of generating and relaxing; numbers that it leaves in `metrics.json` become the campaign's.
 

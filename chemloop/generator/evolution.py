@@ -29,6 +29,7 @@ from chemloop.physics.parents import choose_parents, mating_weights, operator_su
 from chemloop.reference import read_reference
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
+from chemloop.runtime.item import derived_seed
 from chemloop.runtime.time_limit import TimeLimitExceeded, time_limit
 
 CHECKPOINT = "checkpoint"
@@ -159,7 +160,8 @@ class EvolutionGenerator:
         """At most n random symmetric crystals."""
         folder = workdir / RANDOM
         folder.mkdir(exist_ok=True)
-        crystals = self._random().generate(n, elements, conditions, seed, folder)
+        # with this seed itself, its first composition would be drawn with the number that decided how many there are
+        crystals = self._random().generate(n, elements, conditions, derived_seed(seed, RANDOM), folder)
         for atoms in crystals:
             atoms.info.update(generator=NAME, operator=RANDOM)
         counted = read_json(folder / "yield.json")
@@ -169,18 +171,20 @@ class EvolutionGenerator:
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
         """The folder of the parents and of the success of each operator; `metrics.json` has the latter too.
 
-        structures: the pool, each with `id`, `role` and `e_above_hull`; of candidates also their flags and `operator`
+        structures: the pool, each with `id` and `role`, all but lost ones with `e_above_hull`, candidates also with
+            their flags, these and lost ones with `operator`
 
         Raises: ConfigError where none of them may be a parent
         """
-        small = [atoms for atoms in structures if len(atoms) <= self.max_atoms + self.max_change]
+        found = [atoms for atoms in structures if atoms.info["role"] != "lost"]
+        small = [atoms for atoms in found if len(atoms) <= self.max_atoms + self.max_change]
         parents = choose_parents(
             small, self.n_parents, self.max_per_composition, self.max_e_above_hull, self.same_energy
         )
         if not parents:
             lowest = min((atoms.info["e_above_hull"] for atoms in small), default=math.nan)
             raise ConfigError(
-                f"of the {len(structures)} structures of the pool, {len(small)} have at most"
+                f"of the {len(found)} structures of the pool, {len(small)} have at most"
                 f" {self.max_atoms + self.max_change} atoms (generator.max_atoms + generator.max_change), the lowest of"
                 f" them at {lowest:.3f} eV/atom, and generator.max_e_above_hull = {self.max_e_above_hull} leaves none"
                 " as a parent; raise one of the two"

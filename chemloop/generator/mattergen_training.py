@@ -35,7 +35,7 @@ class Training:
         self.generator, self.workdir, self.seed = generator, workdir, seed
         chosen = [atoms for atoms in structures if atoms.info.get("role", "label") == "label"]
         if generator.learns_from_candidates:
-            chosen = list(structures)
+            chosen = [atoms for atoms in structures if atoms.info.get("role") != "lost"]
         self.cells, self.energies = learnable(chosen)
         if len(self.cells) < LEAST:
             raise ConfigError(

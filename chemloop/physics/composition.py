@@ -63,7 +63,7 @@ def missing_from_hull(counts: np.ndarray, phases: np.ndarray, tried: np.ndarray,
     Promising is a composition near which proposals came close to the hull, and near which few phases are known. Where
     nothing was tried, proposals are taken to do as well as they do on average.
     counts: (n, n_elements); phases: (m, n_elements) on or near the hull; tried: (k, n_elements) earlier proposals,
-    energies: (k,) eV/atom above the hull that they reached
+    energies: (k,) eV/atom above the hull that they reached, infinite where their relaxation came to nothing
     """
     from scipy.spatial.distance import cdist
     from scipy.stats import rankdata

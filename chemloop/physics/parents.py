@@ -22,13 +22,14 @@ def choose_parents(
     The best of all iterations are therefore always among them. Whatever is on the hull or below counts as on it: how
     far below is mostly the error of the force field of its iteration. Of equals labels come first, then the latest. A
     label stands in for the candidate of the same id.
-    pool: structures with `id`, `role`, `e_above_hull` and, where they are candidates, `is_unique`; earliest first
+    pool: structures with `id`, `role`, `e_above_hull` and, where they are candidates, `is_unique`; earliest first;
+        lost ones among them are left out
     max_e_above_hull: eV/atom; same_energy: eV/atom, within which two of one composition count as the same structure
     """
     labelled = {atoms.info["id"] for atoms in pool if atoms.info["role"] == "label"}
     chosen: list[Atoms] = []
     energies: dict[str, list[float]] = {}
-    for atoms in sorted(reversed(pool), key=_rank):
+    for atoms in sorted((atoms for atoms in reversed(pool) if atoms.info["role"] != "lost"), key=_rank):
         energy = atoms.info["e_above_hull"]
         of_composition = energies.setdefault(reduced_formula(atoms), [])
         if (
@@ -78,14 +79,14 @@ def mating_weights(parents: Sequence[Atoms], temperature: float) -> np.ndarray:
 def operator_success(pool: Sequence[Atoms], operators: Sequence[str]) -> dict[str, dict[str, float]]:
     """How often what each operator made was stable, unique and novel: `n_made`, `n_sun` and `factor`, over the average.
 
-    pool: candidates among them carry `operator`, `is_stable`, `is_unique` and `is_novel`
+    pool: candidates and lost ones among them carry `operator`, candidates `is_stable`, `is_unique` and `is_novel` too
     """
     made: Counter[str] = Counter()
     paid: Counter[str] = Counter()
     for atoms in pool:
-        if atoms.info["role"] == "candidate" and (operator := atoms.info.get("operator")) in operators:
+        if atoms.info["role"] in ("candidate", "lost") and (operator := atoms.info.get("operator")) in operators:
             made[operator] += 1
-            paid[operator] += all(bool(atoms.info[flag]) for flag in ("is_stable", "is_unique", "is_novel"))
+            paid[operator] += all(bool(atoms.info.get(flag)) for flag in ("is_stable", "is_unique", "is_novel"))
     average = paid.total() / max(made.total(), 1)
     success = {}
     for name in operators:

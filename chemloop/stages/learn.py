@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ase import Atoms
 
+from chemloop.physics.structures import read_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import CheckpointError
 from chemloop.runtime.item import Item
@@ -40,19 +41,29 @@ class Learn(Stage):
         learned = with_scorer(current_generator(self), self).finetune(pool, item.folder, item.task["seed"])
         checkpoint = self._located(Path(learned))
         n_labels = sum(atoms.info["role"] == "label" for atoms in pool)
-        counts = {"n_labels": n_labels, "n_candidates": len(pool) - n_labels}
+        n_lost = sum(atoms.info["role"] == "lost" for atoms in pool)
+        counts = {"n_labels": n_labels, "n_candidates": len(pool) - n_labels - n_lost, "n_lost": n_lost}
         write_json(item.folder / FIT, {"checkpoint": os.path.relpath(checkpoint, self.folder.resolve()), **counts})
         outputs = [FIT, *(os.path.relpath(path, item.folder.resolve()) for path in files_of(checkpoint))]
         return [*outputs, METRICS] if (item.folder / METRICS).exists() else outputs
 
     def pool(self) -> list[Atoms]:
         """What generators learn from, told apart by info["role"]: what the labeler relaxed to the end, with its energy
-        above the hull of all labels, then all converged candidates, as they were screened.
+        above the hull of all labels, then all candidates, as they were screened, and those lost before.
         """
         labels = converged(self.earlier("curate", since=self.iteration)[0] / RELAXED)
         for atoms in labels:
             atoms.info["role"] = "label"
-        return labels + [atoms for path in self.earlier("screen") for atoms in converged(path / OUTPUT)]
+        return labels + self.candidates()
+
+    def candidates(self) -> list[Atoms]:
+        """Of all iterations, the converged ones first; the others are `lost`."""
+        found = [atoms for path in self.earlier("screen") for atoms in converged(path / OUTPUT)]
+        lost = [atoms for path in self.earlier("relax") for atoms in read_structures(path / OUTPUT) if is_lost(atoms)]
+        for atoms in lost:
+            atoms.info["role"] = "lost"
+            atoms.info.pop("e_above_hull", None)
+        return found + lost
 
     def _located(self, checkpoint: Path) -> Path:
         """The checkpoint where it really is.
@@ -79,6 +90,11 @@ class Learn(Stage):
 
     def record_in(self, ledger: Ledger) -> None:
         """Nothing: learning finds out nothing about structures."""
+
+
+def is_lost(atoms: Atoms) -> bool:
+    """Whether the relaxation of a candidate came to nothing, or was given up."""
+    return atoms.info["role"] == "candidate" and ("dropped" in atoms.info or not atoms.info["converged"])
 
 
 def files_of(checkpoint: Path) -> list[Path]:

@@ -39,7 +39,7 @@ class LearnFromSearch(Learn):
         references = reference_hull(self.campaign)
         for atoms, energy in zip(references, energies_above_hull(references, references), strict=True):
             atoms.info |= {"role": "label", "e_above_hull": float(energy)}
-        return references + [atoms for path in self.earlier("screen") for atoms in converged(path / OUTPUT)]
+        return references + self.candidates()
 
 
 @dataclass

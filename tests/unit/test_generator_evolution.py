@@ -104,6 +104,17 @@ def test_another_seed_gives_other_crystals(crystals, tmp_path):
     assert not any(a == b for a, b in zip(other, made, strict=False))
 
 
+def test_what_is_injected_does_not_depend_on_how_much_is(tmp_path):
+    """The number and the first composition come from the seed alone; from one stream, few would mean much lithium."""
+    rare = EvolutionGenerator(REFERENCE, operators={"random": 0.1, "strain": 0.9})
+    without_lithium = []
+    for seed in range(60):
+        made = rare.generate(10, ELEMENTS, {}, seed, tmp_path)
+        injected = [atoms for atoms in made if atoms.info["operator"] == "random"]
+        without_lithium += [counts_of(atoms)[0] == 0 for atoms in injected[:1]]
+    assert len(without_lithium) > 25 and 0.05 < np.mean(without_lithium) < 0.45
+
+
 def test_cells_of_the_size_asked_for(tmp_path):
     made = EvolutionGenerator(REFERENCE).generate(30, ELEMENTS, {"n_atoms": 14.0}, 0, tmp_path)
     assert len(made) == 30 and {len(atoms) for atoms in made} == {14}

@@ -132,10 +132,12 @@ def test_what_it_learns_is_where_the_hull_misses_phases(tmp_path):
     generator = RandomGenerator(REFERENCE, min_atoms=8, max_atoms=8, hull_bias=10.0)
     pool = [judged("Li2S", "label", 0.0), judged("P8", "label", 0.3), judged("Li6P1S1", "candidate", 0.02)]
     pool += [judged("Li1P6S1", "candidate", 0.8), judged("Li3PS4", "candidate", 0.01, is_new=False)]
+    pool += [judged("Li2S", "candidate", 0.0), judged("Li1P1S6", "lost", np.nan)]
     learned = replace(generator, checkpoint=generator.finetune(pool, tmp_path, 0))
     phases, tried, energies = read_compositions(learned.checkpoint, ELEMENTS)
-    assert phases.tolist() == [[2, 0, 1], [6, 1, 1]], "near the hull, and new where they are candidates"
-    assert tried.tolist() == [[6, 1, 1], [1, 6, 1], [3, 1, 4]] and energies.tolist() == [0.02, 0.8, 0.01]
+    assert phases.tolist() == [[2, 0, 1], [6, 1, 1]], "near the hull, once, and new where they are candidates"
+    assert tried.tolist() == [[6, 1, 1], [1, 6, 1], [3, 1, 4], [2, 0, 1], [1, 1, 6]]
+    assert energies.tolist() == [0.02, 0.8, 0.01, 0.0, np.inf]
     known = known_geometry(REFERENCE, tuple(ELEMENTS), "references")
 
     def gain(of):
@@ -145,6 +147,7 @@ def test_what_it_learns_is_where_the_hull_misses_phases(tmp_path):
 
     assert gain([3, 1, 4]) > gain([1, 6, 1]), "proposals there came low"
     assert gain([3, 1, 4]) > gain([6, 1, 1]), "no phase is counted there"
+    assert gain([3, 1, 4]) > gain([1, 1, 6]), "what was proposed there was lost"
     assert learned.generate(5, ELEMENTS, {}, 0, tmp_path) != generator.generate(5, ELEMENTS, {}, 0, tmp_path)
 
 

@@ -65,6 +65,7 @@ def proposed(campaign, iteration: int, structures) -> None:
         own = [atoms for atoms, maker in zip(structures, names, strict=True) if maker == name]
         for atoms in own:
             atoms.info.update(generator=name, operator="o", parents="i00-r0000", role="candidate", n_relax_steps=3)
+            atoms.info["converged"] = True
             proposals.count(atoms, None)
         items = [folder / f"items/{number:04d}" for folder in folders]
         for item in items:
@@ -76,6 +77,10 @@ def proposed(campaign, iteration: int, structures) -> None:
         known = own[0].copy()
         known.info["role"] = "reference"
         write_structures(items[1] / "output.extxyz", [*own, known])
+    hopeless, unfinished = (structures[0].copy() for _ in range(2))
+    hopeless.info.update(id="hopeless", dropped="hopeless: 0.3 eV/atom", converged=False, e_above_hull=0.3)
+    unfinished.info.update(id="unfinished", converged=False)
+    write_structures(folders[1] / "output.extxyz", [*structures, hopeless, unfinished, known])
     proposals.count(structures[0], "too close")
     write_json(folders[0] / "proposals.json", proposals.to_json())
 
@@ -92,7 +97,7 @@ def test_lessons_follow_each_other(campaign):
     curated(campaign, 0)
     pupil = Pupil()
     stage, metrics = learn(campaign, pupil, 0)
-    assert metrics == {"n_labels": 5, "n_candidates": 0, "loss": 0.5}
+    assert metrics == {"n_labels": 5, "n_candidates": 0, "n_lost": 0, "loss": 0.5}
     assert pupil.achieved == [[]]
     assert read_json(stage.folder / "fit.json") == {"checkpoint": "items/0000/lessons"}
     assert [path.name for path in stage.final_files()] == ["metrics.json", "fit.json", "lessons"]
@@ -118,7 +123,9 @@ def test_lessons_follow_each_other(campaign):
     assert {atoms.info["generator"] for atoms in candidates} == {"a", "b"}
     for atoms in candidates:
         assert atoms.info["is_stable"] and atoms.info["parents"] == "i00-r0000" and atoms.info["operator"] == "o"
-    assert all("e_above_hull" in atoms.info for atoms in pupil.pools[1])
+    lost = [atoms for atoms in pupil.pools[1] if atoms.info["role"] == "lost"]
+    assert [atoms.info["id"] for atoms in lost] == ["hopeless", "unfinished"] and metrics["n_lost"] == 2
+    assert all(("e_above_hull" in atoms.info) == (atoms.info["role"] != "lost") for atoms in pupil.pools[1])
 
 
 def test_achievements_have_their_time(campaign):

@@ -264,6 +264,13 @@ def test_a_permutation_that_changes_nothing_is_refused(rng):
     assert swapping.breed("permutation", rng).reason == AS_PARENT
 
 
+def lost(structure, **info):
+    """Its relaxation came to nothing."""
+    atoms = structure.copy()
+    atoms.info = {"id": "lost", "role": "lost"} | info
+    return atoms
+
+
 def test_parents_are_the_best_and_diverse():
     cell = SODIUM
     pool = [
@@ -276,6 +283,7 @@ def test_parents_are_the_best_and_diverse():
         as_pool(SALT, "double", 0.1, is_unique=False),
         as_pool(SALT, "high", 0.3),
         as_pool(cell, "new", -0.05),
+        lost(cell),
     ]
     assert [atoms.info["id"] for atoms in choose_parents(pool, 9, 3, 0.2, 0.001)] == ["labelled", "new", "old", "salt"]
     assert [atoms.info["id"] for atoms in choose_parents(pool, 9, 4, 0.2, 0.001)][-2:] == ["third", "salt"]
@@ -301,5 +309,8 @@ def test_operators_that_paid_are_used_more():
     assert [success["strain"][key] for key in ("n_made", "n_sun")] == [60, 6]
     assert success["soft"]["factor"] == pytest.approx((30 + 20 * 0.4) / (30 * 0.4 + 20 * 0.4))
     assert success["strain"]["factor"] == pytest.approx((6 + 8) / (24 + 8)) and success["exchange"]["factor"] == 1
+    of_many = operator_success([*pool, *(lost(SALT, operator="soft") for _ in range(30))], ["soft", "strain"])
+    assert of_many["soft"]["n_made"] == 60 and of_many["soft"]["n_sun"] == 30
+    assert 1 < of_many["soft"]["factor"] < success["soft"]["factor"]
     nothing = operator_success([as_pool(SALT, "a", 0.0, operator="soft", is_stable=False)], ["soft"])
     assert nothing["soft"]["factor"] == 1
