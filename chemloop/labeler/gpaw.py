@@ -14,11 +14,12 @@ from typing import Any
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from chemloop.labeler.external import ExternalLabeler, check_kind, check_program, log_tail
+from chemloop.labeler.external import LOG, ExternalLabeler, check_kind, check_program, log_tail
 from chemloop.model.ase import digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.process import stop_leftovers
 
 JOB = "job.json"
 OUTCOME = "outcome.json"
@@ -77,6 +78,7 @@ class GpawLabeler(ExternalLabeler):
         Raises: ConfigError without GPAW, MPI, or a PAW data set
         """
         check_kind(kind)
+        stop_leftovers(workdir / LOG)
         if importlib.util.find_spec("gpaw") is None:
             raise ConfigError("labeler=gpaw needs GPAW, which is not installed; run: make dft")
         if self.n_ranks > 1:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.labeler.external import ExternalLabeler, check_kind, check_program, check_shapes, log_tail
+from chemloop.labeler.external import LOG, ExternalLabeler, check_kind, check_program, check_shapes, log_tail
 from chemloop.model.ase import digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
+from chemloop.runtime.process import stop_leftovers
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.sets import MPRelaxSet
@@ -90,6 +91,7 @@ class VaspLabeler(ExternalLabeler):
         from chemloop.labeler.vasp_output import set_aside
 
         check_kind(kind)
+        stop_leftovers(workdir / LOG)
         remedy = "name the command line that starts VASP here, e.g. labeler.executable='srun vasp_std'"
         words = check_program(self.executable, "labeler.executable", remedy)
         order = _poscar_order(atoms)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -211,6 +212,7 @@ def test_timeout_then_restart_from_the_last_ionic_step(potcars, workdir, monkeyp
     with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.15 min") as caught:
         compute(workdir, monkeypatch, *script, timeout_min=0.15)
     assert caught.value.retryable
+    assert not psutil.pid_exists(int((workdir / "process").read_text()))  # custodian gives VASP a session of its own
     frames = compute(workdir, monkeypatch, *script)
     whole = read_steps_of("relax", workdir)
     assert len(frames) == 3 and frames[-1].info["converged"]
