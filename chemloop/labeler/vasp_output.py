@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,7 @@ def read_steps(path: Path) -> Steps:
 
     if not path.exists():
         raise ItemFailed(f"VASP wrote no {path.name}", retryable=True)
-    is_whole = path.read_bytes().rstrip().endswith(b"</modeling>")
+    is_whole = _content(path).rstrip().endswith(b"</modeling>")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,6 +71,15 @@ def read_steps(path: Path) -> Steps:
     is_ended = is_whole and bool(flags) and flags[-1] and bool(run.converged_ionic)
     first = _atoms(complete[0]["structure"]) if complete else None
     return Steps(frames, len(complete), is_whole, is_ended, first)
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ItemFailed(f"{path.name} cannot be unpacked: {error}") from error
 
 
 def is_converged(electronic_steps: list[dict[str, Any]], parameters: Mapping[str, Any]) -> bool:
