@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 
 from chemloop.physics.limits import Limits, find_misshape
@@ -75,6 +76,14 @@ def check_shapes(frames: Sequence[Atoms]) -> None:
         flaw = find_misshape(frame, frames[0].cell.volume, Limits())
         if flaw is not None:
             raise ItemFailed(f"ionic step {number + 1} of {len(frames)}: {flaw}")
+
+
+def is_same_crystal(a: Atoms, b: Atoms, tolerance: float) -> bool:
+    """Whether two structures have the same atoms in the same order, cell and places, to a tolerance in A."""
+    if list(a.numbers) != list(b.numbers) or not np.allclose(a.cell.array, b.cell.array, rtol=0, atol=tolerance):
+        return False
+    shifts = a.get_scaled_positions() - b.get_scaled_positions()
+    return bool(np.abs((shifts - np.rint(shifts)) @ b.cell.array).max() < tolerance)
 
 
 def log_tail(workdir: Path, n_lines: int = 3) -> str:
