@@ -16,6 +16,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from chemloop.labeler.external import is_same_crystal
 from chemloop.labeler.vasp import VASPRUN, read_start
 from chemloop.runtime.errors import ItemFailed
 
@@ -102,12 +103,12 @@ def read_attempts(workdir: Path) -> tuple[list[Atoms], bool]:
     if not steps.frames:
         raise ItemFailed(f"the SCF did not converge in any of {steps.n_ionic} ionic steps")
     frames: list[Atoms] = []
-    for path in _earlier(workdir):
-        frames += read_steps(path).frames
-    if frames:
-        # an attempt that continues begins with the structure that the one before ended with
-        return frames[:-1] + steps.frames, steps.is_ended
-    return steps.frames, steps.is_ended
+    for attempt in (*(read_steps(path).frames for path in _earlier(workdir)), steps.frames):
+        # one that continues begins with the structure that the one before ended with
+        if frames and is_same_crystal(frames[-1], attempt[0], TOLERANCE):
+            frames.pop()
+        frames += attempt
+    return frames, steps.is_ended
 
 
 def set_aside(workdir: Path) -> list[Atoms]:
@@ -146,13 +147,7 @@ def _check_same(steps: Steps, start: Atoms, workdir: Path) -> None:
     found = steps.first
     if found is None:
         return
-    is_same = list(found.numbers) == list(start.numbers) and np.allclose(
-        found.cell.array, start.cell.array, atol=TOLERANCE
-    )
-    if is_same:
-        shifts = found.get_scaled_positions() - start.get_scaled_positions()
-        is_same = bool(np.abs((shifts - np.rint(shifts)) @ start.cell.array).max() < TOLERANCE)
-    if not is_same:
+    if not is_same_crystal(found, start, TOLERANCE):
         raise ItemFailed(
             f"{workdir / VASPRUN} is of another structure: it begins with {found.symbols} in {found.cell.volume:.2f}"
             f" A^3, the input is {start.symbols} in {start.cell.volume:.2f} A^3"

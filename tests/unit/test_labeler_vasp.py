@@ -126,7 +126,9 @@ def test_settings_id_knows_what_changes_the_level_of_theory_and_nothing_else():
     }
     assert len(ids) == 4
     same = (labeler(), labeler(executable="srun vasp_std", timeout_min=5, max_corrections=0))
-    assert len({vasp.settings_id() for vasp in same}) == 1
+    parallel = labeler(incar={"NCORE": 4, "KPAR": 2, "ALGO": "Normal"})
+    assert len({vasp.settings_id() for vasp in (*same, parallel)}) == 1
+    assert len({labeler(incar=incar).settings_id() for incar in ({"ENCUT": 600}, {"encut": 600, "npar": 2})}) == 1
 
 
 def test_recorded_relaxation(tmp_path):
@@ -207,6 +209,25 @@ def test_harmless_correction_keeps_the_label(potcars, workdir, monkeypatch):
     assert "pssyevx" in (workdir / "custodian.json").read_text()
 
 
+def test_tightened_ediff_leaves_the_ionic_threshold(potcars, workdir, monkeypatch):
+    script = {"say": "ZBRENT: fatal error in bracketing", "run": "relax", "stop_after": 1}
+    assert compute(workdir, monkeypatch, script, {"run": "relax"})[-1].info["converged"]
+    from pymatgen.io.vasp.inputs import Incar
+
+    incar = Incar.from_file(workdir / "INCAR")
+    assert (incar["EDIFF"], incar["EDIFFG"]) == (1e-6, pytest.approx(10 * 5e-5 * 2))
+    assert "EDIFFG" in (workdir / "custodian.json").read_text()
+
+
+def test_no_ionic_step_twice_in_three_attempts(potcars, workdir, monkeypatch):
+    for _ in range(2):
+        with pytest.raises(ItemFailed, match="truncated after 2 ionic steps"):
+            compute(workdir, monkeypatch, {"run": "relax", "stop_after": 2})
+    frames = compute(workdir, monkeypatch, {"run": "relax"})
+    # steps 1 and 2, then 2 and 3, then 3
+    assert [frame.info["label_energy"] for frame in frames] == pytest.approx(read_steps_of("relax", workdir))
+
+
 def test_timeout_then_restart_from_the_last_ionic_step(potcars, workdir, monkeypatch):
     script = {"run": "relax", "stop_after": 2, "sleep": 600}, {"run": "relax"}
     with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.15 min") as caught:
@@ -239,6 +260,12 @@ def test_run_killed_before_the_first_step_is_tried_again(potcars, workdir, monke
     assert caught.value.retryable
 
 
+def test_vasp_that_does_not_start_is_quoted(potcars, workdir, monkeypatch):
+    words = "error while loading shared libraries: libmkl_rt.so"
+    with pytest.raises(ItemFailed, match=rf"wrote no vasprun.xml; last lines of {workdir}/vasp.out: '{words}'; last"):
+        compute(workdir, monkeypatch, {"say": words, "exit": 127})
+
+
 def test_killed_process_is_tried_again(potcars, workdir, monkeypatch):
     labeler().write(recorded_start("relax"), "relax", workdir)
     with pytest.raises(ItemFailed, match="ended early") as caught:
@@ -266,6 +293,27 @@ def test_no_potcar_of_one_element(potcars, workdir):
 def test_no_vasp(potcars, workdir):
     with pytest.raises(ConfigError, match="labeler.executable = 'vasp_gone': there is no such program"):
         labeler(executable="vasp_gone").write(lithium_sulfide(), "relax", workdir)
+
+
+def test_no_custodian(potcars, workdir, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs custodian, which is not installed; run: pip install 'chemloop\[vasp"):
+        labeler().write(lithium_sulfide(), "relax", workdir)
+
+
+@pytest.mark.parametrize(
+    ("incar", "message"),
+    [
+        ({"nsw": 5}, "has NSW, which the kind of calculation decides"),
+        ({"KSPACING": 0.2}, "has KSPACING: the mesh is that of labeler.k_density"),
+        ({"kgamma": False}, "has KGAMMA: the mesh is that of labeler.k_density"),
+        ({"ENCTU": 700}, r"has ENCTU, which is no INCAR key that pymatgen knows; did you mean ENCUT\?"),
+        ({"ENCUT": 700, "encut": 600}, "has ENCUT twice"),
+    ],
+)
+def test_incar_keys_are_checked(incar, message):
+    with pytest.raises(ConfigError, match=f"labeler.incar {message}"):
+        labeler(incar=incar)
 
 
 @pytest.mark.parametrize(
