@@ -14,6 +14,7 @@ from ase import Atoms
 
 from chemloop.labeler.external import LOG, ExternalLabeler, check_kind, check_program, check_shapes, log_tail
 from chemloop.model.ase import digest
+from chemloop.physics.corrections import THEORY
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
@@ -98,7 +99,7 @@ class VaspLabeler(ExternalLabeler):
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """INCAR, KPOINTS, POSCAR, POTCAR; where an earlier attempt left ionic steps, from the last of them.
 
-        Raises: ConfigError without POTCARs, VASP or custodian
+        Raises: ConfigError without POTCARs, VASP or custodian, and for a structure that MPRelaxSet gives a Hubbard U
         """
         from chemloop.labeler.vasp_output import set_aside
 
@@ -124,6 +125,12 @@ class VaspLabeler(ExternalLabeler):
         from pymatgen.io.vasp.inputs import PmgVaspPspDirError
 
         inputs = self.input_set(atoms, kind)
+        if inputs.incar.get("LDAU") and "LDAU" not in self.incar:
+            raise ConfigError(
+                f"MPRelaxSet gives {atoms.symbols} a Hubbard U, and other structures of the same elements none: two"
+                " levels of theory; +labeler.incar.LDAU=false computes all with plain PBE, +labeler.incar.LDAU=true"
+                " takes MPRelaxSet's mixture as it is"
+            )
         try:
             inputs.write_input(str(workdir), potcar_spec=False)
         except (PmgVaspPspDirError, FileNotFoundError) as error:
@@ -215,4 +222,5 @@ def _poscar_order(atoms: Atoms) -> list[int]:
 def _label(frame: Atoms, back: list[int], settings_id: str) -> Atoms:
     label = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True)[back]
     forces, stress = frame.get_forces()[back], frame.get_stress(voigt=False)
+    label.info[THEORY] = frame.info[THEORY]
     return set_results(label, "label", frame.get_potential_energy(), forces, stress, settings_id)

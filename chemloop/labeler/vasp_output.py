@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms, units
@@ -18,7 +18,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from chemloop.labeler.external import is_same_crystal
 from chemloop.labeler.vasp import VASPRUN, read_start
+from chemloop.physics.corrections import THEORY
 from chemloop.runtime.errors import ItemFailed
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Vasprun
 
 KILOBAR = 0.1 * units.GPa
 TOLERANCE = 1e-3
@@ -70,8 +74,28 @@ def read_steps(path: Path) -> Steps:
     flags = [is_converged(step["electronic_steps"], run.parameters) for step in complete]
     frames = [_frame(step) for step, is_good in zip(complete, flags, strict=True) if is_good]
     is_ended = is_whole and bool(flags) and flags[-1] and bool(run.converged_ionic)
+    theory = read_theory(run)
+    for frame in frames:
+        frame.info[THEORY] = theory
     first = _atoms(complete[0]["structure"]) if complete else None
     return Steps(frames, len(complete), is_whole, is_ended, first)
+
+
+def read_theory(run: Vasprun) -> dict[str, Any]:
+    """What of the level of theory vasprun.xml says: functional, cutoff (eV), per element the Hubbard U (eV) and the
+    title of its POTCAR.
+    """
+    potcars = {title.split()[1].partition("_")[0]: title for title in run.potcar_symbols}
+    functional = str(run.run_type)
+    if functional.startswith("GGA") and potcars and all(title.startswith("PAW_PBE ") for title in potcars.values()):
+        functional = functional.replace("GGA", "PBE", 1)  # VASP takes it from the POTCARs where INCAR does not say
+    hubbards = {element: float(run.hubbards.get(element, 0.0)) for element in potcars}
+    return {
+        "functional": functional,
+        "cutoff": float(run.parameters["ENMAX"]),
+        "hubbards": hubbards,
+        "potcars": potcars,
+    }
 
 
 def _content(path: Path) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from chemloop.physics.corrections import THEORY
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.errors import ItemFailed, StructureError
 
@@ -65,7 +66,9 @@ def read_vasp(path: Path) -> list[Atoms]:
             raise StructureError(f"{file} is truncated after {steps.n_ionic} ionic steps; move it away, or finish it")
         for step in steps.frames:
             results = step.get_potential_energy(), step.get_forces(), step.get_stress(voigt=False)
-            frames.append(_label(step, *results))
+            label = _label(step, *results)
+            label.info[THEORY] = step.info[THEORY]
+            frames.append(label)
     return frames
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.physics.corrections import corrected_mp2020
+from chemloop.physics.corrections import check_one_theory, corrected_mp2020
 from chemloop.physics.hull import energies_above_hull, one_energy_frame
 from chemloop.physics.structures import check_structure
 from chemloop.runtime.campaign import Campaign
@@ -96,14 +96,17 @@ class Labels:
         for frame in frames:
             frame.info["energy_frame"] = self._frame_of(frame)
         check_labels(frames, self.path)
+        names = {frame.info["energy_frame"] for frame in frames}
+        there = [frame for calculation in cache.calculations() for frame in calculation]
+        for name in sorted(names):
+            check_one_theory(frame for frame in (*there, *frames) if frame.info["energy_frame"] == name)
         n_new = 0
         for frame in frames:
             key = cache.key(frame, "static", frame.info["energy_frame"])
             if key not in cache:
                 cache.put(key, [frame])
                 n_new += 1
-        names = ", ".join(sorted({frame.info["energy_frame"] for frame in frames}))
-        return f"{cache.folder}: {n_new} new labels of {len(frames)}, energy frame {names}"
+        return f"{cache.folder}: {n_new} new labels of {len(frames)}, energy frame {', '.join(sorted(names))}"
 
     def _frame_of(self, frame: Atoms) -> str:
         """Its own, or a separate one: what computed it elsewhere is not known to be any labeler's level of theory."""

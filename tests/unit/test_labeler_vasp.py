@@ -154,6 +154,8 @@ def test_the_whole_path(potcars, workdir, monkeypatch):
     assert "converged" not in frames[0].info
     assert {frame.info["energy_frame"] for frame in frames} == {labeler().settings_id()}
     assert np.allclose(frames[0].cell.array, recorded_start("relax").cell.array, atol=1e-6)
+    theory = {"functional": "PBE", "cutoff": 250.0, "hubbards": {"Si": 0.0}, "potcars": {"Si": "PAW_PBE Si 05Jan2001"}}
+    assert all(frame.info["vasp_theory"] == theory for frame in frames)
 
 
 def test_static_path(potcars, workdir, monkeypatch):
@@ -299,6 +301,14 @@ def test_no_custodian(potcars, workdir, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs custodian, which is not installed; run: pip install 'chemloop\[vasp"):
         labeler().write(lithium_sulfide(), "relax", workdir)
+
+
+def test_hubbard_u_is_for_the_user_to_decide(potcars, workdir):
+    oxide = bulk("FeO", "rocksalt", 4.3)
+    with pytest.raises(ConfigError, match=r"MPRelaxSet gives FeO a Hubbard U.*\+labeler.incar.LDAU=false"):
+        labeler().write(oxide, "static", workdir)
+    assert not labeler(incar={"LDAU": False}).input_set(oxide, "static").incar.get("LDAU", False)
+    assert labeler(incar={"LDAU": True}).input_set(oxide, "static").incar["LDAU"]
 
 
 @pytest.mark.parametrize(
