@@ -118,7 +118,8 @@ class GpawLabeler(ExternalLabeler):
             exploded
         """
         if not (workdir / OUTCOME).exists():
-            raise ItemFailed(f"GPAW's process ended early; last lines: {log_tail(workdir)!r}", retryable=True)
+            tail = f"last lines of {workdir / LOG}: {log_tail(workdir)!r}"
+            raise ItemFailed(f"GPAW's process ended early; {tail}", retryable=True)
         outcome: dict[str, Any] = read_json(workdir / OUTCOME)
         if outcome["failure"]:
             raise ItemFailed(f"{outcome['failure']} (log: {workdir / 'gpaw.txt'})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,8 @@ class VaspLabeler(ExternalLabeler):
             start.positions = continued[-1].positions
         self._write_inputs(start, kind, workdir)
         write_structures(workdir / START, [start])
-        (workdir / OUTCOME).unlink(missing_ok=True)
+        for name in (OUTCOME, *PRINTED):
+            (workdir / name).unlink(missing_ok=True)
         job = {"kind": kind, "order": order, "executable": words}
         write_json(workdir / JOB, {**job, "max_corrections": self.max_corrections, "poll_s": self.poll_s})
 
@@ -125,7 +127,10 @@ class VaspLabeler(ExternalLabeler):
         from pymatgen.io.vasp.inputs import PmgVaspPspDirError
 
         inputs = self.input_set(atoms, kind)
-        if inputs.incar.get("LDAU") and "LDAU" not in self.incar:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen's advice on MPRelaxSet's own settings
+            incar = inputs.incar
+        if incar.get("LDAU") and "LDAU" not in self.incar:
             raise ConfigError(
                 f"MPRelaxSet gives {atoms.symbols} a Hubbard U, and other structures of the same elements none: two"
                 " levels of theory; +labeler.incar.LDAU=false computes all with plain PBE, +labeler.incar.LDAU=true"
@@ -154,7 +159,8 @@ class VaspLabeler(ExternalLabeler):
         job = read_json(workdir / JOB)
         said = printed(workdir)
         if not (workdir / OUTCOME).exists():
-            raise ItemFailed(f"VASP's process ended early; last lines: {log_tail(workdir)!r}; {said}", retryable=True)
+            tail = f"last lines of {workdir / LOG}: {log_tail(workdir)!r}"
+            raise ItemFailed(f"VASP's process ended early; {tail}; {said}", retryable=True)
         if reason := read_json(workdir / OUTCOME)["failure"]:
             raise ItemFailed(f"{reason} (log: {workdir / 'custodian.json'})")
         try:

@@ -1,7 +1,10 @@
 """labeler=vasp without VASP: inputs against pymatgen's own, recorded outputs, and a stand-in that replays them."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ from ase import Atoms
 from ase.build import bulk
 from ase.spacegroup import crystal
 
+from chemloop.labeler.external import LOG
 from chemloop.labeler.vasp import VaspLabeler
 from chemloop.labeler.vasp_output import read_steps
 from chemloop.physics.limits import residual_force
 from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.process import MARK
 from tests import vasp_standin
 
 STANDIN = f"{sys.executable} {Path(vasp_standin.__file__)}"
@@ -232,8 +237,19 @@ def test_no_ionic_step_twice_in_three_attempts(potcars, workdir, monkeypatch):
 
 def test_timeout_then_restart_from_the_last_ionic_step(potcars, workdir, monkeypatch):
     script = {"run": "relax", "stop_after": 2, "sleep": 600}, {"run": "relax"}
-    with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.15 min") as caught:
-        compute(workdir, monkeypatch, *script, timeout_min=0.15)
+
+    class Watched(subprocess.Popen):
+        """Its clock starts when VASP has done two steps, however long custodian takes to start on a busy machine."""
+
+        def wait(self, timeout=None):
+            while timeout and self.poll() is None and not (workdir / "CONTCAR").exists():
+                time.sleep(0.1)
+            return super().wait(timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Watched)
+        with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.01 min") as caught:
+            compute(workdir, monkeypatch, *script, timeout_min=0.01)
     assert caught.value.retryable
     assert not psutil.pid_exists(int((workdir / "process").read_text()))  # custodian gives VASP a session of its own
     frames = compute(workdir, monkeypatch, *script)
@@ -242,6 +258,12 @@ def test_timeout_then_restart_from_the_last_ionic_step(potcars, workdir, monkeyp
     assert [frame.info["label_energy"] for frame in frames] == pytest.approx(whole)
     # the second run began with the second step
     assert (workdir / "vasprun.xml").read_text(encoding="latin-1").count("<calculation>") == 2
+
+
+def test_next_attempt_begins_without_what_a_killed_worker_left(potcars, workdir):
+    orphan = subprocess.Popen(["sleep", "60"], env=os.environ | {MARK: str((workdir / LOG).resolve())})
+    labeler().write(recorded_start("relax"), "relax", workdir)
+    assert orphan.wait(5) != 0 or not psutil.pid_exists(orphan.pid)
 
 
 def read_steps_of(name: str, folder: Path) -> list[float]:
