@@ -59,6 +59,7 @@ def main() -> None:
     starts = Path("starts")
     number = int(starts.read_text()) if starts.exists() else 0
     starts.write_text(str(number + 1))
+    Path("process").write_text(str(os.getpid()))
     script = json.loads(os.environ["STANDIN"])
     step = script[min(number, len(script) - 1)]
     print(step.get("say", "running"), flush=True)

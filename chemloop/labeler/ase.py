@@ -4,17 +4,18 @@ than most of these calculations."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, all_changes
 
 from chemloop.model.ase import build_calculator, digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
-from chemloop.runtime.errors import ConfigError
+from chemloop.runtime.errors import ConfigError, ItemFailed
 
 KINDS = ("relax", "static")
 
@@ -83,6 +84,35 @@ class InProcessLabeler(ABC):
         return read_structures(workdir / "frames.extxyz")
 
 
+class ReportingCalculator(Calculator):
+    """Another calculator that can fail for one structure: calculators raise what they like, and an error of the system
+    would stop the campaign.
+
+    Raises: ItemFailed where the other one raises anything
+    """
+
+    def __init__(self, calculator: Calculator, target: str):
+        super().__init__()
+        self.calculator = calculator
+        self.target = target
+        self.implemented_properties = calculator.implemented_properties
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), changes: Sequence[str] = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, changes)
+        assert self.atoms is not None
+        copy = self.atoms.copy()
+        copy.calc = self.calculator
+        try:
+            self.results = {"forces": copy.get_forces(), "energy": copy.get_potential_energy()}
+            if "free_energy" in self.implemented_properties:
+                self.results["free_energy"] = copy.get_potential_energy(force_consistent=True)
+            self.results["stress"] = copy.get_stress()
+        except Exception as error:
+            raise ItemFailed(f"{self.target} failed on {copy.symbols}: {type(error).__name__} {error}") from error
+
+
 @dataclass
 class AseLabeler(InProcessLabeler):
     """calculator: `_target_`, the class of an ASE calculator, and its arguments; paths among them are absolute."""
@@ -95,7 +125,8 @@ class AseLabeler(InProcessLabeler):
         return f"ase-{digest(self.calculator, self.fmax, self.max_steps)}"
 
     def build_calculator(self) -> Calculator:
-        return build_calculator(self.calculator, "labeler.calculator")
+        calculator = build_calculator(self.calculator, "labeler.calculator")
+        return ReportingCalculator(calculator, str(self.calculator["_target_"]))
 
     def run(self, workdir: Path) -> None:
         """As above, in `workdir`, where calculators leave their own files."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 
 from chemloop.physics.limits import Limits, find_misshape
 from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.process import last_lines, run_program
 
 KINDS = ("relax", "static")
 LOG = "labeler.out"
@@ -42,26 +42,12 @@ class ExternalLabeler(ABC):
         """
         # a checkout that is not installed is found from its own folder only
         here = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
-        with open(workdir / LOG, "ab") as log:
-            process = subprocess.Popen(
-                self.command(workdir),
-                cwd=workdir,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, here))},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, here))}
+        log = workdir / LOG
+        if run_program(self.command(workdir), workdir, log, self.timeout_min * 60, environment) is None:
+            raise ItemFailed(
+                f"stopped after labeler.timeout_min = {self.timeout_min:g} min (log: {log})", retryable=True
             )
-            try:
-                process.wait(self.timeout_min * 60)
-            except subprocess.TimeoutExpired:
-                raise ItemFailed(
-                    f"stopped after labeler.timeout_min = {self.timeout_min:g} min (log: {workdir / LOG})",
-                    retryable=True,
-                ) from None
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
 
 
 def check_kind(kind: str) -> None:
@@ -92,8 +78,14 @@ def check_shapes(frames: Sequence[Atoms]) -> None:
             raise ItemFailed(f"ionic step {number + 1} of {len(frames)}: {flaw}")
 
 
+def is_same_crystal(a: Atoms, b: Atoms, tolerance: float) -> bool:
+    """Whether two structures have the same atoms in the same order, cell and places, to a tolerance in A."""
+    if list(a.numbers) != list(b.numbers) or not np.allclose(a.cell.array, b.cell.array, rtol=0, atol=tolerance):
+        return False
+    shifts = a.get_scaled_positions() - b.get_scaled_positions()
+    return bool(np.abs((shifts - np.rint(shifts)) @ b.cell.array).max() < tolerance)
+
+
 def log_tail(workdir: Path, n_lines: int = 3) -> str:
     """The last lines that the program printed."""
-    path = workdir / LOG
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return " | ".join(lines[-n_lines:])
+    return last_lines(workdir / LOG, n_lines) if (workdir / LOG).exists() else "nothing"

@@ -14,16 +14,19 @@ from typing import Any
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from chemloop.labeler.external import ExternalLabeler, check_kind, check_program, log_tail
+from chemloop.labeler.external import LOG, ExternalLabeler, check_kind, check_program, is_same_crystal, log_tail
 from chemloop.model.ase import digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
-from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.disk import read_json, write_json, write_whole
 from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.process import stop_leftovers
 
 JOB = "job.json"
 OUTCOME = "outcome.json"
 START = "start.extxyz"
 FRAMES = "frames.extxyz"
+TOLERANCE = 1e-3
+"""A, within which the first ionic step is the input."""
 
 
 @dataclass
@@ -77,6 +80,7 @@ class GpawLabeler(ExternalLabeler):
         Raises: ConfigError without GPAW, MPI, or a PAW data set
         """
         check_kind(kind)
+        stop_leftovers(workdir / LOG)
         if importlib.util.find_spec("gpaw") is None:
             raise ConfigError("labeler=gpaw needs GPAW, which is not installed; run: make dft")
         if self.n_ranks > 1:
@@ -114,14 +118,18 @@ class GpawLabeler(ExternalLabeler):
             exploded
         """
         if not (workdir / OUTCOME).exists():
-            raise ItemFailed(f"GPAW's process ended early; last lines: {log_tail(workdir)!r}", retryable=True)
+            tail = f"last lines of {workdir / LOG}: {log_tail(workdir)!r}"
+            raise ItemFailed(f"GPAW's process ended early; {tail}", retryable=True)
         outcome: dict[str, Any] = read_json(workdir / OUTCOME)
         if outcome["failure"]:
             raise ItemFailed(f"{outcome['failure']} (log: {workdir / 'gpaw.txt'})")
         frames = read_structures(workdir / FRAMES)
         start = read_structures(workdir / START)[0]
-        if list(frames[0].numbers) != list(start.numbers):
-            raise ItemFailed(f"{workdir / FRAMES} is of another structure: {frames[0].symbols}, not {start.symbols}")
+        if not is_same_crystal(frames[0], start, TOLERANCE):
+            raise ItemFailed(
+                f"{workdir / FRAMES} is of another structure: it begins with {frames[0].symbols} in"
+                f" {frames[0].cell.volume:.2f} A^3, the input is {start.symbols} in {start.cell.volume:.2f} A^3"
+            )
         for frame in frames:
             results = frame.info["label_energy"], frame.arrays["label_forces"], frame.info["label_stress"]
             set_results(frame, "label", *results, self.settings_id())
@@ -173,4 +181,4 @@ def generate_dataset(element: str, n_electrons: int, folder: Path) -> None:
             )
         for path in made:
             os.replace(path, folder / path.name)
-    note.write_text(str(n_electrons))
+    write_whole(note, str(n_electrons).encode())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import sys
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.labeler.external import ExternalLabeler, check_kind, check_program, check_shapes, log_tail
+from chemloop.labeler.external import LOG, ExternalLabeler, check_kind, check_program, check_shapes, log_tail
 from chemloop.model.ase import digest
+from chemloop.physics.corrections import THEORY
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
+from chemloop.runtime.process import last_lines, stop_leftovers
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp.sets import MPRelaxSet
@@ -25,6 +31,17 @@ VASPRUN = "vasprun.xml"
 STATIC = {"NSW": 0, "IBRION": -1, "ISIF": 2}
 """What a single point has other than a relaxation; the level of theory is the same."""
 OUR_KEYS = frozenset(STATIC)
+MESH_KEYS = frozenset(("KSPACING", "KGAMMA"))
+HARMLESS = frozenset(
+    (
+        *("ALGO", "IALGO", "ISEARCH", "TIME", "NELM", "NELMIN", "NELMDL", "NBANDS", "ISTART", "ICHARG"),
+        *("AMIN", "AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "IMIX", "MAXMIX", "IBRION", "POTIM"),
+        *("ISYM", "SYMPREC", "NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LWAVE", "LCHARG"),
+    )
+)
+"""INCAR keys that decide how a result is reached, not what it is."""
+PRINTED = ("vasp.out", "std_err.txt")
+"""Where custodian sends what VASP itself prints."""
 FUNCTIONALS = ("PBE", "PBE_52", "PBE_54", "PBE_64")
 
 
@@ -34,7 +51,7 @@ class VaspLabeler(ExternalLabeler):
 
     executable: the command line that runs VASP, e.g. `srun vasp_std`; n_cores: that it keeps busy, for core hours
     k_density: k-points per A^-3 of the reciprocal cell, the mesh is centred on Gamma
-    incar: INCAR keys that replace those of MPRelaxSet; they change the level of theory
+    incar: INCAR keys that replace those of MPRelaxSet; all but `HARMLESS` ones change the level of theory
     potcar_functional: the folder of POTCARs in the user's pymatgen configuration
     max_corrections: of custodian per calculation; one that would change the level of theory rejects the label
     poll_s: s between two looks of custodian at a running calculation
@@ -57,16 +74,14 @@ class VaspLabeler(ExternalLabeler):
             raise ConfigError(f"labeler.poll_s = {self.poll_s:g}: must be above 0")
         if self.potcar_functional not in FUNCTIONALS:
             raise ConfigError(f"labeler.potcar_functional = {self.potcar_functional}: allowed are {FUNCTIONALS}")
-        if ours := sorted(OUR_KEYS & self.incar.keys()):
-            raise ConfigError(
-                f"labeler.incar has {', '.join(ours)}, which the kind of calculation decides; remove them"
-            )
+        self.incar = checked_incar(self.incar)
 
     def settings_id(self) -> str:
         from pymatgen.io.vasp.sets import MPRelaxSet
 
         preset = {key: MPRelaxSet.CONFIG[key] for key in ("INCAR", "KPOINTS", "POTCAR")}
-        return f"vasp-mprelaxset-{digest(preset, self.k_density, self.incar, self.potcar_functional)}"
+        theory = {key: value for key, value in self.incar.items() if key not in HARMLESS}
+        return f"vasp-mprelaxset-{digest(preset, self.k_density, theory, self.potcar_functional)}"
 
     def input_set(self, atoms: Atoms, kind: str) -> MPRelaxSet:
         """pymatgen's inputs for a structure whose atoms are in POSCAR's order."""
@@ -85,11 +100,14 @@ class VaspLabeler(ExternalLabeler):
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """INCAR, KPOINTS, POSCAR, POTCAR; where an earlier attempt left ionic steps, from the last of them.
 
-        Raises: ConfigError without POTCARs or without VASP
+        Raises: ConfigError without POTCARs, VASP or custodian, and for a structure that MPRelaxSet gives a Hubbard U
         """
         from chemloop.labeler.vasp_output import set_aside
 
         check_kind(kind)
+        stop_leftovers(workdir / LOG)
+        if importlib.util.find_spec("custodian") is None:
+            raise ConfigError("labeler=vasp needs custodian, which is not installed; run: pip install 'chemloop[vasp]'")
         remedy = "name the command line that starts VASP here, e.g. labeler.executable='srun vasp_std'"
         words = check_program(self.executable, "labeler.executable", remedy)
         order = _poscar_order(atoms)
@@ -100,15 +118,26 @@ class VaspLabeler(ExternalLabeler):
             start.positions = continued[-1].positions
         self._write_inputs(start, kind, workdir)
         write_structures(workdir / START, [start])
-        (workdir / OUTCOME).unlink(missing_ok=True)
+        for name in (OUTCOME, *PRINTED):
+            (workdir / name).unlink(missing_ok=True)
         job = {"kind": kind, "order": order, "executable": words}
         write_json(workdir / JOB, {**job, "max_corrections": self.max_corrections, "poll_s": self.poll_s})
 
     def _write_inputs(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         from pymatgen.io.vasp.inputs import PmgVaspPspDirError
 
+        inputs = self.input_set(atoms, kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen's advice on MPRelaxSet's own settings
+            incar = inputs.incar
+        if incar.get("LDAU") and "LDAU" not in self.incar:
+            raise ConfigError(
+                f"MPRelaxSet gives {atoms.symbols} a Hubbard U, and other structures of the same elements none: two"
+                " levels of theory; +labeler.incar.LDAU=false computes all with plain PBE, +labeler.incar.LDAU=true"
+                " takes MPRelaxSet's mixture as it is"
+            )
         try:
-            self.input_set(atoms, kind).write_input(str(workdir), potcar_spec=False)
+            inputs.write_input(str(workdir), potcar_spec=False)
         except (PmgVaspPspDirError, FileNotFoundError) as error:
             raise ConfigError(
                 f"no POTCAR for {', '.join(sorted(set(atoms.symbols)))} ({self.potcar_functional}): {error}. VASP's"
@@ -128,11 +157,16 @@ class VaspLabeler(ExternalLabeler):
         from chemloop.labeler.vasp_output import read_attempts
 
         job = read_json(workdir / JOB)
-        if (workdir / OUTCOME).exists() and (reason := read_json(workdir / OUTCOME)["failure"]):
-            raise ItemFailed(f"{reason} (log: {workdir / 'custodian.json'})")
+        said = printed(workdir)
         if not (workdir / OUTCOME).exists():
-            raise ItemFailed(f"VASP's process ended early; last lines: {log_tail(workdir)!r}", retryable=True)
-        frames, is_converged = read_attempts(workdir)
+            tail = f"last lines of {workdir / LOG}: {log_tail(workdir)!r}"
+            raise ItemFailed(f"VASP's process ended early; {tail}; {said}", retryable=True)
+        if reason := read_json(workdir / OUTCOME)["failure"]:
+            raise ItemFailed(f"{reason} (log: {workdir / 'custodian.json'})")
+        try:
+            frames, is_converged = read_attempts(workdir)
+        except ItemFailed as error:
+            raise ItemFailed(f"{error.reason}; {said}", error.retryable) from error
         check_shapes(frames)
         back = sorted(range(len(job["order"])), key=job["order"].__getitem__)
         settings_id = self.settings_id()
@@ -140,6 +174,36 @@ class VaspLabeler(ExternalLabeler):
         if job["kind"] == "relax":
             labels[-1].info["converged"] = is_converged
         return labels
+
+
+def checked_incar(incar: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's INCAR keys in upper case.
+
+    Raises: ConfigError for a key that VASP does not have, and for one that is decided elsewhere
+    """
+    if not incar:
+        return {}
+    from pymatgen.io.vasp.inputs import Incar
+
+    keys = [key.upper() for key in incar]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ConfigError(f"labeler.incar has {', '.join(twice)} twice; INCAR keys are the same in lower case")
+    if ours := sorted(OUR_KEYS.intersection(keys)):
+        raise ConfigError(f"labeler.incar has {', '.join(ours)}, which the kind of calculation decides; remove them")
+    if meshes := sorted(MESH_KEYS.intersection(keys)):
+        raise ConfigError(f"labeler.incar has {', '.join(meshes)}: the mesh is that of labeler.k_density; use it")
+    for key in keys:
+        if key not in Incar.INCAR_PARAMS:
+            close = difflib.get_close_matches(key, Incar.INCAR_PARAMS, n=1)
+            hint = f"did you mean {close[0]}?" if close else "allowed are those of pymatgen's Incar.INCAR_PARAMS"
+            raise ConfigError(f"labeler.incar has {key}, which is no INCAR key that pymatgen knows; {hint}")
+    return dict(zip(keys, incar.values(), strict=True))
+
+
+def printed(workdir: Path) -> str:
+    """The last lines that VASP itself printed, with their files."""
+    files = [workdir / name for name in PRINTED if (workdir / name).exists()]
+    return "; ".join(f"last lines of {path}: {last_lines(path)!r}" for path in files) or "VASP was not started"
 
 
 def read_start(workdir: Path) -> Atoms:
@@ -164,4 +228,5 @@ def _poscar_order(atoms: Atoms) -> list[int]:
 def _label(frame: Atoms, back: list[int], settings_id: str) -> Atoms:
     label = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=True)[back]
     forces, stress = frame.get_forces()[back], frame.get_stress(voigt=False)
+    label.info[THEORY] = frame.info[THEORY]
     return set_results(label, "label", frame.get_potential_energy(), forces, stress, settings_id)

@@ -5,7 +5,7 @@ outcome.json says how it ended: `failure` is null, or why there is no label. Wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,14 @@ from custodian.vasp.handlers import (
     UnconvergedErrorHandler,
     VaspErrorHandler,
 )
+from custodian.vasp.interpreter import VaspModder
 from custodian.vasp.io import load_vasprun
 from custodian.vasp.jobs import VaspJob
 from pymatgen.io.vasp.inputs import Incar
 
-from chemloop.labeler.vasp import JOB, OUTCOME
+from chemloop.labeler.vasp import HARMLESS, JOB, OUTCOME
 from chemloop.runtime.disk import read_json, write_json
 
-HARMLESS = frozenset(
-    (
-        *("ALGO", "IALGO", "ISEARCH", "TIME", "NELM", "NELMIN", "NELMDL", "NBANDS", "ISTART", "ICHARG"),
-        *("AMIN", "AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "IMIX", "MAXMIX", "IBRION", "POTIM"),
-        *("ISYM", "SYMPREC", "NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LWAVE", "LCHARG"),
-    )
-)
-"""INCAR keys that decide how a result is reached, not what it is. EDIFF may become smaller, too."""
 HARMLESS_FILES = ("CONTCAR", "WAVECAR", "CHGCAR")
 
 
@@ -59,6 +52,10 @@ class Guard(ErrorHandler):
                 f" theory ({', '.join(forbidden)}), so there is no label"
             )
             return {"errors": correction["errors"], "actions": None}
+        if kept := kept_threshold(correction["actions"] or [], before):
+            # custodian's handlers apply their actions themselves
+            VaspModder(directory=directory).apply_actions(kept)
+            correction["actions"] += kept
         return correction
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,10 +85,21 @@ def drift(actions: list[dict[str, Any]], before: Mapping[str, Any]) -> list[str]
             continue
         for change in action["action"].values():
             for key, value in change.items():
+                # EDIFF may become smaller, too
                 is_tighter = key == "EDIFF" and float(value) <= float(before.get("EDIFF", 1e-4))
                 if key not in HARMLESS and not is_tighter:
                     found.append(f"{key} {before.get(key, 'unset')} -> {value}")
     return found
+
+
+def kept_threshold(actions: Sequence[dict[str, Any]], before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The action that keeps the ionic threshold, ten times EDIFF where INCAR does not say, when EDIFF is tightened:
+    relaxations would run until their steps are used up.
+    """
+    changed = {key for action in actions for change in action["action"].values() for key in change}
+    if "EDIFF" not in changed or "EDIFFG" in before:
+        return []
+    return [{"dict": "INCAR", "action": {"_set": {"EDIFFG": 10 * float(before.get("EDIFF", 1e-4))}}}]
 
 
 def main(folder: Path) -> None:

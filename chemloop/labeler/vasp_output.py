@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from chemloop.labeler.external import is_same_crystal
 from chemloop.labeler.vasp import VASPRUN, read_start
+from chemloop.physics.corrections import THEORY
 from chemloop.runtime.errors import ItemFailed
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp.outputs import Vasprun
 
 KILOBAR = 0.1 * units.GPa
 TOLERANCE = 1e-3
@@ -48,7 +55,7 @@ def read_steps(path: Path) -> Steps:
 
     if not path.exists():
         raise ItemFailed(f"VASP wrote no {path.name}", retryable=True)
-    is_whole = path.read_bytes().rstrip().endswith(b"</modeling>")
+    is_whole = _content(path).rstrip().endswith(b"</modeling>")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,8 +74,37 @@ def read_steps(path: Path) -> Steps:
     flags = [is_converged(step["electronic_steps"], run.parameters) for step in complete]
     frames = [_frame(step) for step, is_good in zip(complete, flags, strict=True) if is_good]
     is_ended = is_whole and bool(flags) and flags[-1] and bool(run.converged_ionic)
+    theory = read_theory(run)
+    for frame in frames:
+        frame.info[THEORY] = theory
     first = _atoms(complete[0]["structure"]) if complete else None
     return Steps(frames, len(complete), is_whole, is_ended, first)
+
+
+def read_theory(run: Vasprun) -> dict[str, Any]:
+    """What of the level of theory vasprun.xml says: functional, cutoff (eV), per element the Hubbard U (eV) and the
+    title of its POTCAR.
+    """
+    potcars = {title.split()[1].partition("_")[0]: title for title in run.potcar_symbols}
+    functional = str(run.run_type)
+    if functional.startswith("GGA") and potcars and all(title.startswith("PAW_PBE ") for title in potcars.values()):
+        functional = functional.replace("GGA", "PBE", 1)  # VASP takes it from the POTCARs where INCAR does not say
+    hubbards = {element: float(run.hubbards.get(element, 0.0)) for element in potcars}
+    return {
+        "functional": functional,
+        "cutoff": float(run.parameters["ENMAX"]),
+        "hubbards": hubbards,
+        "potcars": potcars,
+    }
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ItemFailed(f"{path.name} cannot be unpacked: {error}") from error
 
 
 def is_converged(electronic_steps: list[dict[str, Any]], parameters: Mapping[str, Any]) -> bool:
@@ -91,12 +127,12 @@ def read_attempts(workdir: Path) -> tuple[list[Atoms], bool]:
     if not steps.frames:
         raise ItemFailed(f"the SCF did not converge in any of {steps.n_ionic} ionic steps")
     frames: list[Atoms] = []
-    for path in _earlier(workdir):
-        frames += read_steps(path).frames
-    if frames:
-        # an attempt that continues begins with the structure that the one before ended with
-        return frames[:-1] + steps.frames, steps.is_ended
-    return steps.frames, steps.is_ended
+    for attempt in (*(read_steps(path).frames for path in _earlier(workdir)), steps.frames):
+        # one that continues begins with the structure that the one before ended with
+        if frames and is_same_crystal(frames[-1], attempt[0], TOLERANCE):
+            frames.pop()
+        frames += attempt
+    return frames, steps.is_ended
 
 
 def set_aside(workdir: Path) -> list[Atoms]:
@@ -135,13 +171,7 @@ def _check_same(steps: Steps, start: Atoms, workdir: Path) -> None:
     found = steps.first
     if found is None:
         return
-    is_same = list(found.numbers) == list(start.numbers) and np.allclose(
-        found.cell.array, start.cell.array, atol=TOLERANCE
-    )
-    if is_same:
-        shifts = found.get_scaled_positions() - start.get_scaled_positions()
-        is_same = bool(np.abs((shifts - np.rint(shifts)) @ start.cell.array).max() < TOLERANCE)
-    if not is_same:
+    if not is_same_crystal(found, start, TOLERANCE):
         raise ItemFailed(
             f"{workdir / VASPRUN} is of another structure: it begins with {found.symbols} in {found.cell.volume:.2f}"
             f" A^3, the input is {start.symbols} in {start.cell.volume:.2f} A^3"

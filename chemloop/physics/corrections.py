@@ -1,24 +1,28 @@
-"""The Materials Project's energy corrections, for hulls of labels that are compatible with its own."""
+"""What VASP labels say of their level of theory, and the Materials Project's energy corrections for those that are
+compatible with its own.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ase import Atoms
 
 from chemloop.physics.hull import one_energy_frame
 from chemloop.runtime.errors import EnergyFrameError
 
-COMPATIBLE = ("vasp-mprelaxset-", "imported-mp-")
+THEORY = "vasp_theory"
+"""Key of `info`: what vasprun.xml says of the level of theory, see `chemloop.labeler.vasp_output.read_theory`."""
 SUFFIX = "+mp2020"
 
 
 def corrected_mp2020(structures: Sequence[Atoms]) -> list[Atoms]:
     """Copies whose `label_energy` has the MP2020 correction (eV per cell) and whose energy frame says so.
 
-    Raises: EnergyFrameError for labels of more than one frame, of one that MP's corrections were not fitted to, or
-        corrected already
+    Raises: EnergyFrameError for labels of more than one frame, of one that is not VASP's, corrected already, or
+        computed with another functional, Hubbard U or POTCAR than the Materials Project's
     Source: doi:10.1038/s41598-021-94550-5
     """
     from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
@@ -28,25 +32,61 @@ def corrected_mp2020(structures: Sequence[Atoms]) -> list[Atoms]:
     frame = one_energy_frame(structures)
     if frame.endswith(SUFFIX):
         raise EnergyFrameError(f"energies of {frame} are corrected already; take the uncorrected ones")
-    if not frame.startswith(COMPATIBLE):
+    if any(THEORY not in atoms.info for atoms in structures):
         raise EnergyFrameError(
-            f"mp2020 corrections are for VASP labels with MPRelaxSet ({', '.join(COMPATIBLE)}...), not for {frame};"
-            " its hull needs none: all its energies have one level of theory"
+            f"mp2020 corrections are for VASP labels that say their functional, Hubbard U and POTCARs, not for {frame};"
+            " labels from labeler=vasp and from vasprun.xml do. A hull within one frame needs no corrections"
         )
-    compatibility = MaterialsProject2020Compatibility(check_potcar=False)
+    compatibility = MaterialsProject2020Compatibility()
     corrected = []
     for atoms in structures:
         bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-        parameters = {"run_type": "GGA", "is_hubbard": False, "hubbards": {}, "potcar_symbols": []}
+        parameters = _parameters(atoms.info[THEORY])
         energy = float(atoms.info["label_energy"])
         entry = ComputedStructureEntry(AseAtomsAdaptor.get_structure(bare), energy, parameters=parameters)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             processed = compatibility.process_entry(entry)
         if processed is None:
-            raise EnergyFrameError(f"{atoms.info.get('id', atoms.symbols)}: MP2020 has no correction scheme for it")
+            raise EnergyFrameError(
+                f"{atoms.info.get('id', atoms.symbols)}: MP2020 was not fitted to its level of theory,"
+                f" {atoms.info[THEORY]}; it wants PBE with the Hubbard U and the POTCARs of MPRelaxSet"
+            )
         copy = atoms.copy()
         copy.info["label_energy"] = float(processed.energy)
         copy.info["energy_frame"] = f"{frame}{SUFFIX}"
         corrected.append(copy)
     return corrected
+
+
+def check_one_theory(structures: Iterable[Atoms]) -> None:
+    """Check that what VASP runs say of their level of theory is the same: functional, cutoff, and for each element
+    that they share its Hubbard U and POTCAR. Labels that say nothing are not compared.
+
+    Raises: EnergyFrameError
+    """
+    known: dict[str, Any] = {}
+    for atoms in structures:
+        theory = atoms.info.get(THEORY)
+        if theory is None:
+            continue
+        found = {"functional": theory["functional"], "cutoff": f"{theory['cutoff']:g} eV"}
+        for element in theory["potcars"]:
+            found[f"POTCAR of {element}"] = theory["potcars"][element]
+            found[f"Hubbard U of {element}"] = f"{theory['hubbards'][element]:g} eV"
+        for what, value in found.items():
+            if known.setdefault(what, value) != value:
+                raise EnergyFrameError(
+                    f"VASP runs of different levels of theory met: {what} {known[what]} and {value}; they are separate"
+                    " energy frames, import them from separate folders, each with a workflow.frame of its own"
+                )
+
+
+def _parameters(theory: Mapping[str, Any]) -> dict[str, Any]:
+    """As pymatgen's entries have them."""
+    return {
+        "run_type": theory["functional"].replace("PBE", "GGA", 1),
+        "is_hubbard": any(theory["hubbards"].values()),
+        "hubbards": theory["hubbards"],
+        "potcar_symbols": list(theory["potcars"].values()),
+    }

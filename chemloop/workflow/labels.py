@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.physics.corrections import corrected_mp2020
+from chemloop.physics.corrections import check_one_theory, corrected_mp2020
 from chemloop.physics.hull import energies_above_hull, one_energy_frame
+from chemloop.physics.structures import check_structure
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
 from chemloop.runtime.label_cache import LabelCache
@@ -94,14 +95,18 @@ class Labels:
             raise StructureError(f"workflow.path = {self.path}: it holds no labels in format {self.format}")
         for frame in frames:
             frame.info["energy_frame"] = self._frame_of(frame)
+        check_labels(frames, self.path)
+        names = {frame.info["energy_frame"] for frame in frames}
+        there = [frame for calculation in cache.calculations() for frame in calculation]
+        for name in sorted(names):
+            check_one_theory(frame for frame in (*there, *frames) if frame.info["energy_frame"] == name)
         n_new = 0
         for frame in frames:
             key = cache.key(frame, "static", frame.info["energy_frame"])
             if key not in cache:
                 cache.put(key, [frame])
                 n_new += 1
-        names = ", ".join(sorted({frame.info["energy_frame"] for frame in frames}))
-        return f"{cache.folder}: {n_new} new labels of {len(frames)}, energy frame {names}"
+        return f"{cache.folder}: {n_new} new labels of {len(frames)}, energy frame {', '.join(sorted(names))}"
 
     def _frame_of(self, frame: Atoms) -> str:
         """Its own, or a separate one: what computed it elsewhere is not known to be any labeler's level of theory."""
@@ -114,6 +119,20 @@ class Labels:
                 f" a separate energy frame, {IMPORTED}NAME, which mixes with no other"
             )
         return self.frame if self.frame.startswith(IMPORTED) else f"{IMPORTED}{self.frame}"
+
+
+def check_labels(frames: Sequence[Atoms], path: str) -> None:
+    """Check that each frame is a whole label, before the first one is in the cache.
+
+    Raises: StructureError
+    """
+    for number, frame in enumerate(frames):
+        where = f"{path}, structure {number}"
+        has = {"energy": "label_energy" in frame.info, "stress": "label_stress" in frame.info}
+        has["forces"] = "label_forces" in frame.arrays
+        if missing := sorted(name for name, is_there in has.items() if not is_there):
+            raise StructureError(f"{where} has no {', no '.join(missing)}; all three make a label")
+        check_structure(frame, where)
 
 
 def summary(cache: LabelCache) -> list[str]:

@@ -15,6 +15,7 @@ from chemloop.config import build
 from chemloop.labeler.ase import AseLabeler
 from chemloop.labeler.ionic_steps import StepFolder, continued_trajectory
 from chemloop.physics.limits import residual_force
+from chemloop.runtime.errors import ItemFailed
 
 
 class MortalEMT(EMT):
@@ -95,6 +96,19 @@ class LoggingEMT(EMT):
     def calculate(self, *args, **kwargs):
         Path("emt.log").write_text("computed")
         super().calculate(*args, **kwargs)
+
+
+def test_calculator_that_fails_on_one_structure_is_no_matter_of_the_campaign(tmp_path):
+    labeler = AseLabeler(0.01, 1, {"_target_": "tests.unit.test_ionic_steps.LeavingEMT"})
+    labeler.write(strained(), "static", tmp_path)
+    with pytest.raises(ItemFailed, match="LeavingEMT failed on Cu4: ConnectionResetError gone") as caught:
+        labeler.run(tmp_path)
+    assert not caught.value.retryable
+
+
+class LeavingEMT(EMT):
+    def calculate(self, *args, **kwargs):
+        raise ConnectionResetError("gone")
 
 
 @pytest.mark.skipif(shutil.which("cp2k_shell.psmp") is None, reason="CP2K is not installed: apt-get install cp2k")

@@ -17,6 +17,7 @@ from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureErro
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.workflow.labels import Labels, summary
 from tests import vasp_standin
+from tests.unit.test_corrections import TITLES
 
 
 def frame(number: int, name: str = "spring-1") -> Atoms:
@@ -129,6 +130,19 @@ def test_vasp_runs_become_a_separate_frame(tmp_path):
         Labels("import", str(tmp_path), "vasp", "si-pbe")._import(cache)
 
 
+def test_vasp_runs_of_two_levels_of_theory_are_no_frame(tmp_path):
+    for name in ("relax", "ions_unconverged"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vasprun.xml").write_text(vasp_standin.recorded(name), encoding="latin-1")
+    cache = LabelCache(tmp_path / "cache")
+    with pytest.raises(EnergyFrameError, match="met: cutoff 300 eV and 250 eV; they are separate energy frames"):
+        Labels("import", str(tmp_path), "vasp", "si-pbe")._import(cache)
+    assert list(cache.calculations()) == []
+    Labels("import", str(tmp_path / "relax"), "vasp", "si-pbe")._import(cache)
+    with pytest.raises(EnergyFrameError, match="met: cutoff 250 eV and 300 eV"):
+        Labels("import", str(tmp_path / "ions_unconverged"), "vasp", "si-pbe")._import(cache)
+
+
 def test_extxyz_of_others(tmp_path):
     from ase.io import write
 
@@ -162,6 +176,10 @@ def energies(cache: LabelCache, name: str, **per_atom: float) -> None:
         atoms = bulk("LiS", "rocksalt", 5.0) if formula == "LiS" else bulk(formula, "fcc", 4.0)
         forces, stress = np.zeros((len(atoms), 3)), np.zeros((3, 3))
         set_results(atoms, "label", energy * len(atoms), forces, stress, name)
+        if name.startswith("vasp-"):
+            potcars = {element: TITLES[element] for element in set(atoms.symbols)}
+            theory = {"functional": "PBE", "cutoff": 520.0, "hubbards": dict.fromkeys(potcars, 0.0), "potcars": potcars}
+            atoms.info["vasp_theory"] = theory
         cache.put(cache.key(atoms, "static", name), [atoms])
 
 

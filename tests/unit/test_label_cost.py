@@ -1,14 +1,8 @@
-"""Cost said before it is spent, and MP's corrections, which are named in the energy frame."""
+"""Cost said before it is spent."""
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import bulk
 
-from chemloop.physics.corrections import corrected_mp2020
-from chemloop.physics.hull import energies_above_hull
-from chemloop.physics.structures import set_results
-from chemloop.runtime.errors import EnergyFrameError
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.stages.cost import estimate, sentence
 from chemloop.stages.labelling import LabelSettings, Protocol
@@ -51,28 +45,3 @@ def test_protocol_knows_what_the_cache_saves_and_what_was_spent(tmp_path):
     assert [kind for kind, *_ in result.timings] == ["relax"] * 4 + ["static"] * 5
     assert {n for _, n, _ in result.timings} == {4}
     assert protocol.label(crystal(), 1, True).timings == []
-
-
-def labelled(atoms: Atoms, energy: float, frame: str = "vasp-mprelaxset-12345678") -> Atoms:
-    return set_results(atoms, "label", energy, np.zeros((len(atoms), 3)), np.zeros((3, 3)), frame)
-
-
-def test_mp2020_corrects_sulfides_and_says_so():
-    sulfide = labelled(bulk("LiS", "zincblende", 4.5), -8.0)
-    lithium, sulfur = labelled(bulk("Li"), -1.9), labelled(bulk("S", "fcc", 4.0), -4.0)
-    corrected = corrected_mp2020([sulfide, lithium, sulfur])
-    # MP2020: -0.503 eV per S of a sulfide, nothing for an element
-    assert corrected[0].info["label_energy"] == pytest.approx(-8.503, abs=1e-3)
-    assert [atoms.info["label_energy"] for atoms in corrected[1:]] == [-1.9, -4.0]
-    assert {atoms.info["energy_frame"] for atoms in corrected} == {"vasp-mprelaxset-12345678+mp2020"}
-    assert sulfide.info["label_energy"] == -8.0
-    with pytest.raises(EnergyFrameError, match="energies of 2 levels of theory met"):
-        energies_above_hull([sulfide], corrected, "label")
-
-
-def test_mp2020_refuses_other_levels_of_theory():
-    with pytest.raises(EnergyFrameError, match="mp2020 corrections are for VASP labels.*not for gpaw-pbe-1"):
-        corrected_mp2020([labelled(bulk("Li"), -1.9, "gpaw-pbe-1")])
-    once = corrected_mp2020([labelled(bulk("Li"), -1.9)])
-    with pytest.raises(EnergyFrameError, match="corrected already"):
-        corrected_mp2020(once)

@@ -103,8 +103,15 @@ def test_output_of_another_structure(datasets, workdir):
     other = bulk("Li")
     write_structures(workdir / "frames.extxyz", [set_results(other, "label", 0.0, np.zeros((1, 3)), np.eye(3), "x")])
     write_json(workdir / "outcome.json", {"failure": None})
-    with pytest.raises(ItemFailed, match="is of another structure: Li, not"):
+    with pytest.raises(ItemFailed, match="is of another structure: it begins with Li in"):
         labeler.read(workdir)
+    polymorph = lithium_sulfide()
+    polymorph.positions[0] += 0.2
+    for other in (polymorph, lithium_sulfide(5.8)):
+        frame = set_results(other, "label", 0.0, np.zeros((3, 3)), np.eye(3), "x")
+        write_structures(workdir / "frames.extxyz", [frame])
+        with pytest.raises(ItemFailed, match="is of another structure: it begins with Li2S in"):
+            labeler.read(workdir)
     write_json(workdir / "outcome.json", {"failure": "the SCF diverged twice"})
     with pytest.raises(ItemFailed, match="diverged twice") as caught:
         labeler.read(workdir)

@@ -1,19 +1,25 @@
 """labeler=vasp without VASP: inputs against pymatgen's own, recorded outputs, and a stand-in that replays them."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.spacegroup import crystal
 
+from chemloop.labeler.external import LOG
 from chemloop.labeler.vasp import VaspLabeler
 from chemloop.labeler.vasp_output import read_steps
 from chemloop.physics.limits import residual_force
 from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime.process import MARK
 from tests import vasp_standin
 
 STANDIN = f"{sys.executable} {Path(vasp_standin.__file__)}"
@@ -125,7 +131,9 @@ def test_settings_id_knows_what_changes_the_level_of_theory_and_nothing_else():
     }
     assert len(ids) == 4
     same = (labeler(), labeler(executable="srun vasp_std", timeout_min=5, max_corrections=0))
-    assert len({vasp.settings_id() for vasp in same}) == 1
+    parallel = labeler(incar={"NCORE": 4, "KPAR": 2, "ALGO": "Normal"})
+    assert len({vasp.settings_id() for vasp in (*same, parallel)}) == 1
+    assert len({labeler(incar=incar).settings_id() for incar in ({"ENCUT": 600}, {"encut": 600, "npar": 2})}) == 1
 
 
 def test_recorded_relaxation(tmp_path):
@@ -151,6 +159,8 @@ def test_the_whole_path(potcars, workdir, monkeypatch):
     assert "converged" not in frames[0].info
     assert {frame.info["energy_frame"] for frame in frames} == {labeler().settings_id()}
     assert np.allclose(frames[0].cell.array, recorded_start("relax").cell.array, atol=1e-6)
+    theory = {"functional": "PBE", "cutoff": 250.0, "hubbards": {"Si": 0.0}, "potcars": {"Si": "PAW_PBE Si 05Jan2001"}}
+    assert all(frame.info["vasp_theory"] == theory for frame in frames)
 
 
 def test_static_path(potcars, workdir, monkeypatch):
@@ -206,17 +216,54 @@ def test_harmless_correction_keeps_the_label(potcars, workdir, monkeypatch):
     assert "pssyevx" in (workdir / "custodian.json").read_text()
 
 
+def test_tightened_ediff_leaves_the_ionic_threshold(potcars, workdir, monkeypatch):
+    script = {"say": "ZBRENT: fatal error in bracketing", "run": "relax", "stop_after": 1}
+    assert compute(workdir, monkeypatch, script, {"run": "relax"})[-1].info["converged"]
+    from pymatgen.io.vasp.inputs import Incar
+
+    incar = Incar.from_file(workdir / "INCAR")
+    assert (incar["EDIFF"], incar["EDIFFG"]) == (1e-6, pytest.approx(10 * 5e-5 * 2))
+    assert "EDIFFG" in (workdir / "custodian.json").read_text()
+
+
+def test_no_ionic_step_twice_in_three_attempts(potcars, workdir, monkeypatch):
+    for _ in range(2):
+        with pytest.raises(ItemFailed, match="truncated after 2 ionic steps"):
+            compute(workdir, monkeypatch, {"run": "relax", "stop_after": 2})
+    frames = compute(workdir, monkeypatch, {"run": "relax"})
+    # steps 1 and 2, then 2 and 3, then 3
+    assert [frame.info["label_energy"] for frame in frames] == pytest.approx(read_steps_of("relax", workdir))
+
+
 def test_timeout_then_restart_from_the_last_ionic_step(potcars, workdir, monkeypatch):
     script = {"run": "relax", "stop_after": 2, "sleep": 600}, {"run": "relax"}
-    with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.15 min") as caught:
-        compute(workdir, monkeypatch, *script, timeout_min=0.15)
+
+    class Watched(subprocess.Popen):
+        """Its clock starts when VASP has done two steps, however long custodian takes to start on a busy machine."""
+
+        def wait(self, timeout=None):
+            while timeout and self.poll() is None and not (workdir / "CONTCAR").exists():
+                time.sleep(0.1)
+            return super().wait(timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Watched)
+        with pytest.raises(ItemFailed, match="labeler.timeout_min = 0.01 min") as caught:
+            compute(workdir, monkeypatch, *script, timeout_min=0.01)
     assert caught.value.retryable
+    assert not psutil.pid_exists(int((workdir / "process").read_text()))  # custodian gives VASP a session of its own
     frames = compute(workdir, monkeypatch, *script)
     whole = read_steps_of("relax", workdir)
     assert len(frames) == 3 and frames[-1].info["converged"]
     assert [frame.info["label_energy"] for frame in frames] == pytest.approx(whole)
     # the second run began with the second step
     assert (workdir / "vasprun.xml").read_text(encoding="latin-1").count("<calculation>") == 2
+
+
+def test_next_attempt_begins_without_what_a_killed_worker_left(potcars, workdir):
+    orphan = subprocess.Popen(["sleep", "60"], env=os.environ | {MARK: str((workdir / LOG).resolve())})
+    labeler().write(recorded_start("relax"), "relax", workdir)
+    assert orphan.wait(5) != 0 or not psutil.pid_exists(orphan.pid)
 
 
 def read_steps_of(name: str, folder: Path) -> list[float]:
@@ -235,6 +282,12 @@ def test_run_killed_before_the_first_step_is_tried_again(potcars, workdir, monke
     with pytest.raises(ItemFailed, match="vasprun.xml") as caught:
         compute(workdir, monkeypatch, {"run": "unfinished", "exit": 137}, name="unfinished")
     assert caught.value.retryable
+
+
+def test_vasp_that_does_not_start_is_quoted(potcars, workdir, monkeypatch):
+    words = "error while loading shared libraries: libmkl_rt.so"
+    with pytest.raises(ItemFailed, match=rf"wrote no vasprun.xml; last lines of {workdir}/vasp.out: '{words}'; last"):
+        compute(workdir, monkeypatch, {"say": words, "exit": 127})
 
 
 def test_killed_process_is_tried_again(potcars, workdir, monkeypatch):
@@ -264,6 +317,35 @@ def test_no_potcar_of_one_element(potcars, workdir):
 def test_no_vasp(potcars, workdir):
     with pytest.raises(ConfigError, match="labeler.executable = 'vasp_gone': there is no such program"):
         labeler(executable="vasp_gone").write(lithium_sulfide(), "relax", workdir)
+
+
+def test_no_custodian(potcars, workdir, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs custodian, which is not installed; run: pip install 'chemloop\[vasp"):
+        labeler().write(lithium_sulfide(), "relax", workdir)
+
+
+def test_hubbard_u_is_for_the_user_to_decide(potcars, workdir):
+    oxide = bulk("FeO", "rocksalt", 4.3)
+    with pytest.raises(ConfigError, match=r"MPRelaxSet gives FeO a Hubbard U.*\+labeler.incar.LDAU=false"):
+        labeler().write(oxide, "static", workdir)
+    assert not labeler(incar={"LDAU": False}).input_set(oxide, "static").incar.get("LDAU", False)
+    assert labeler(incar={"LDAU": True}).input_set(oxide, "static").incar["LDAU"]
+
+
+@pytest.mark.parametrize(
+    ("incar", "message"),
+    [
+        ({"nsw": 5}, "has NSW, which the kind of calculation decides"),
+        ({"KSPACING": 0.2}, "has KSPACING: the mesh is that of labeler.k_density"),
+        ({"kgamma": False}, "has KGAMMA: the mesh is that of labeler.k_density"),
+        ({"ENCTU": 700}, r"has ENCTU, which is no INCAR key that pymatgen knows; did you mean ENCUT\?"),
+        ({"ENCUT": 700, "encut": 600}, "has ENCUT twice"),
+    ],
+)
+def test_incar_keys_are_checked(incar, message):
+    with pytest.raises(ConfigError, match=f"labeler.incar {message}"):
+        labeler(incar=incar)
 
 
 @pytest.mark.parametrize(
