@@ -112,6 +112,19 @@ def flag(
     return keys
 
 
+def flag_labelled(structures: Sequence[Atoms], settings: ScreenSettings, n_jobs: int = 1) -> None:
+    """The flags of the new ones among labelled structures, in place: novel where it equals no reference, unique where
+    it equals no lower one.
+
+    A label begins at perturbed copies and keeps one result, so a structure may end as another than it was screened as.
+    structures: as the labeler relaxed them, with `e_above_hull` by the labels; n_jobs: processes
+    """
+    new = [atoms for atoms in structures if "-g" in atoms.info["id"]]
+    references = [atoms for atoms in structures if "-g" not in atoms.info["id"]]
+    new.sort(key=lambda atoms: (atoms.info["e_above_hull"], atoms.info["id"]))
+    flag(new, references, settings, n_jobs)
+
+
 def n_processes(stage: Stage, n_structures: int) -> int:
     """For matching in an item that has its stage to itself: all its cores, but none that costs more than it saves."""
     return max(1, min(stage.settings.compute.cpu.n_cores, n_structures // LEAST_PER_PROCESS))

@@ -113,6 +113,16 @@ def test_tables_of_a_campaign(tmp_path):
     json.dumps([best.rows, motifs.rows])
 
 
+def test_what_a_label_turned_into_something_known_is_not_among_the_best(tmp_path):
+    campaign = Campaign(tmp_path)
+    structures = [crystal(f"i01-g000-{k:04d}", 0.01 * k) for k in range(3)]
+    for atoms, unique, novel in zip(structures, (True, False, True), (False, True, True), strict=True):
+        atoms.info |= {"is_unique": unique, "is_novel": novel}
+    write_structures(finish(campaign, 0, "curate") / RELAXED, structures)
+    (best,) = tables(campaign)
+    assert [row[0] for row in best.rows] == ["i01-g000-0002"]
+
+
 def test_only_the_best_structures(tmp_path):
     campaign = Campaign(tmp_path)
     many = [crystal(f"i01-g000-{k:04d}", 0.001 * k) for k in reversed(range(N_STRUCTURES + 5))]
