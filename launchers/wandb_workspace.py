@@ -102,7 +102,7 @@ def structure_panels() -> list[PanelTypes]:
     """Stable, unique, novel."""
     kinds = ("stable", "unique", "novel", "sun")
     return [
-        line("S.U.N. fractions", [f"screen/{kind}_fraction" for kind in kinds], unit="fraction"),
+        line("S.U.N. fractions", [f"screen/{kind}_fraction" for kind in kinds], unit="fraction of generated"),
         line("S.U.N. counts", [*(f"screen/n_{kind}" for kind in kinds), "screen/n_screened"], unit="structures"),
         line("Lowest E_hull", ["screen/lowest_e_above_hull_ev_per_atom"], unit="eV/atom"),
     ]

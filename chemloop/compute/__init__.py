@@ -39,6 +39,10 @@ class Resource(Protocol):
 
     device: str
 
+    @property
+    def n_cores(self) -> int:
+        """Cores that an item may use which has its stage to itself, asked in its worker."""
+
 
 class Compute(Protocol):
     """`conf/compute/*.yaml`: what each resource class means here.

@@ -49,6 +49,11 @@ class LocalResource:
         check_device(self.device)
 
     @property
+    def n_cores(self) -> int:
+        """Cores that an item may use which has its stage to itself: those that as many workers would keep busy."""
+        return self.workers or n_cores()
+
+    @property
     def n_gpus(self) -> int:
         """GPUs that a worker must see for its device to exist; submitit hides those that it is not asked for."""
         kind, _, number = self.device.partition(":")

@@ -73,6 +73,11 @@ class SlurmResource:
         for module in self.modules:
             check_value("modules", module)
 
+    @property
+    def n_cores(self) -> int:
+        """Cores that an item may use which has its stage to itself."""
+        return self.cpus
+
 
 def check_value(key: str, value: str | None) -> None:
     """A line break in a value would begin a line of shell in the script of the job.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chemloop.physics.nets import Net, is_same_net
-from chemloop.runtime.disk import write_whole
-from chemloop.runtime.errors import StructureError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -82,29 +78,3 @@ class CrystalKey:
         )
         numbers, cell, positions = (np.array(content[name]) for name in ("numbers", "cell", "positions"))
         return cls(numbers, cell, positions, nets)
-
-
-def write_keys(path: Path | str, keys: Iterable[CrystalKey], bond_cutoffs: Mapping[str, float]) -> None:
-    """Write keys as JSON lines, after one with the cut-offs that they depend on; whole or not at all."""
-    lines = [{"bond_cutoffs": dict(sorted(bond_cutoffs.items()))}, *(key.as_dict() for key in keys)]
-    write_whole(Path(path), "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def read_keys(path: Path | str, bond_cutoffs: Mapping[str, float]) -> list[CrystalKey]:
-    """Keys as they were written.
-
-    Raises: StructureError where the file is not one of keys, or was written with other cut-offs
-    """
-    try:
-        head, *lines = map(json.loads, Path(path).read_text().splitlines())
-        cutoffs, keys = head["bond_cutoffs"], [CrystalKey.from_dict(line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StructureError(
-            f"{path} is no file of crystal keys ({error}); delete it, they can be found again"
-        ) from error
-    if cutoffs != dict(bond_cutoffs):
-        raise StructureError(
-            f"the keys in {path} were found with bond_cutoffs = {cutoffs}, not {dict(bond_cutoffs)}; delete them, they"
-            " can be found again"
-        )
-    return keys

@@ -53,7 +53,7 @@ class Matcher:
                 )
 
     def keys(self, structures: Sequence[Atoms], n_jobs: int = 1) -> list[CrystalKey]:
-        """What matching needs to know of each structure; `write_keys` stores it.
+        """What matching needs to know of each structure; it can be stored as JSON.
 
         n_jobs: processes; more than one pays from some thousand structures on
         Raises: StructureError for a structure that breaks the conventions

@@ -15,10 +15,9 @@ from ase import Atoms
 from ase.cell import Cell
 from ase.geometry import minkowski_reduce
 from ase.io import write
-from matscipy.neighbours import neighbour_list
 
 from chemloop.physics.motif_names import charges_of, formula_of, name_of, shape_of
-from chemloop.physics.nets import Net, connected_nets, is_same_net, lattice_basis
+from chemloop.physics.nets import Net, bonds_of, connected_nets, is_same_net, lattice_basis
 from chemloop.physics.structures import check_structure
 from chemloop.runtime.errors import StructureError
 
@@ -106,20 +105,6 @@ def find_motifs(atoms: Atoms, cutoffs: Mapping[str, float], mobile_ion: str | No
         )
         for (members, shifts, net), n, charge in zip(kinds, counts, charges, strict=True)
     ]  # fmt: skip
-
-
-def bonds_of(atoms: Atoms, cutoffs: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """i, j and shifts of all bonds, in both directions."""
-    symbols = np.array(atoms.get_chemical_symbols())
-    pairs = {frozenset(pair.split("-")): cutoff for pair, cutoff in cutoffs.items()}
-    limits = [cutoff for pair, cutoff in pairs.items() if pair.issubset(symbols)]
-    if not limits:
-        return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3), int)
-    i, j, d, shifts = neighbour_list("ijdS", atoms, max(limits))
-    species, kind = np.unique(symbols, return_inverse=True)
-    limit = np.array([[pairs.get(frozenset((a, b)), 0.0) for b in species] for a in species])
-    bonded = d < limit[kind[i], kind[j]]
-    return i[bonded], j[bonded], shifts[bonded]
 
 
 def _cut_out(atoms: Atoms, members: np.ndarray, shifts: np.ndarray, net: Net) -> tuple[Atoms, Net]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
+from ase import Atoms
+from matscipy.neighbours import neighbour_list
 
 Shift = tuple[int, ...]
 HOME: Shift = (0, 0, 0)
@@ -146,6 +148,18 @@ def refine(labels: Sequence[Hashable], neighbours: Sequence[Sequence[int]]) -> l
             for colour, bonded in zip(colours, neighbours, strict=True)
         ]
     return colours
+
+
+def bonds_of(atoms: Atoms, cutoffs: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """i, j (n_bonds,) and shifts (n_bonds, 3) of all bonds, each in both directions.
+
+    cutoffs: A, longer than the longest bond, by pairs of elements such as `P-S`; other pairs form no bond
+    """
+    present = set(atoms.symbols)
+    pairs = {(*pair.split("-"),): cutoff for pair, cutoff in cutoffs.items() if present.issuperset(pair.split("-"))}
+    if not pairs:
+        return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3), int)
+    return neighbour_list("ijS", atoms, pairs)
 
 
 def connected_nets(

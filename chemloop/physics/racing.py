@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from ase import Atoms
 
+from chemloop.physics.crystal_key import CrystalKey
 from chemloop.physics.hull import energies_above_hull
 from chemloop.physics.matching import Matcher
 from chemloop.physics.relaxation import Relaxed
@@ -46,11 +48,11 @@ def find_hopeless(structures: Sequence[Atoms], hull: Sequence[Atoms], stop_above
     ]
 
 
-def find_known(structures: Sequence[Atoms], known: Sequence[Atoms], matcher: Matcher) -> list[str | None]:
+def find_known(structures: Sequence[Atoms], known: Sequence[Atoms | CrystalKey], matcher: Matcher) -> list[str | None]:
     """For each structure None, or in words that it equals a known one or an earlier one among the structures."""
     compositions = set(map(_composition, structures))
     # what matching needs to know of a crystal costs as much as some steps, so only for those that can be equal
-    close = [atoms for atoms in known if _composition(atoms) in compositions]
+    close = [crystal for crystal in known if _composition(crystal) in compositions]
     is_known, first = matcher.is_known(structures, close), matcher.duplicates(structures)
     return [
         f"{EARLY}: equals a known structure"
@@ -62,5 +64,7 @@ def find_known(structures: Sequence[Atoms], known: Sequence[Atoms], matcher: Mat
     ]
 
 
-def _composition(atoms: Atoms) -> str:
-    return str(atoms.symbols.formula.reduce()[0].format("hill"))
+def _composition(crystal: Atoms | CrystalKey) -> tuple[tuple[int, int], ...]:
+    """Each element and its number of atoms, in lowest terms."""
+    elements, counts = np.unique(crystal.numbers, return_counts=True)
+    return tuple(zip(elements.tolist(), (counts // np.gcd.reduce(counts)).tolist(), strict=True))

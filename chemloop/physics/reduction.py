@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from chemloop.physics.crystal_key import CrystalKey
-from chemloop.physics.nets import Net, connected_nets
+from chemloop.physics.nets import Net, bonds_of, connected_nets
 from chemloop.physics.structures import check_structure
 from chemloop.runtime.errors import StructureError
 
@@ -61,15 +61,9 @@ def reduced_cell(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def bonded_pieces(atoms: Atoms, cutoffs: Mapping[str, float]) -> tuple[tuple[Net, int], ...]:
     """One bonded piece of each Weisfeiler-Lehman hash, in the order of hashes, and their numbers in lowest terms."""
-    from matscipy.neighbours import neighbour_list
-
-    present = set(atoms.symbols)
-    pairs = {(*pair.split("-"),): cutoff for pair, cutoff in cutoffs.items() if present.issuperset(pair.split("-"))}
-    none = np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3), int)
-    bonds = neighbour_list("ijS", atoms, pairs) if pairs else none
     nets: dict[str, Net] = {}
     numbers: Counter[str] = Counter()
-    for _, _, net in connected_nets(atoms.get_chemical_symbols(), *bonds):
+    for _, _, net in connected_nets(atoms.get_chemical_symbols(), *bonds_of(atoms, cutoffs)):
         nets.setdefault(net.wl_hash, net)
         numbers[net.wl_hash] += net.n_repeats
     unit = int(np.gcd.reduce(list(numbers.values())))

@@ -120,8 +120,7 @@ def breaks(atoms: Atoms, topology: Topology, bond_cutoffs: Mapping[str, float]) 
 
     bond_cutoffs: A, longest bond by pairs of elements such as `P-S`; they name the elements of the framework
     """
-    from chemloop.physics.motifs import bonds_of
-    from chemloop.physics.nets import connected_nets
+    from chemloop.physics.nets import bonds_of, connected_nets
 
     elements = {symbol for pair in bond_cutoffs for symbol in pair.split("-")}
     framework = atoms[[symbol in elements for symbol in atoms.get_chemical_symbols()]]

@@ -57,7 +57,10 @@ def cost_caption(data: ReportData) -> str:
     hours = sum(cost.core_hours for cost in data.costs)
     items, failed = sum(cost.n_items for cost in data.costs), sum(cost.n_failed for cost in data.costs)
     text = f"{hours:,.2f} core hours in {items:,} items of work" + (f", {failed:,} of which failed" if failed else "")
-    text += ": wall time of the finished items, each one core, or one GPU where the stage has one."
+    text += (
+        ": wall time of the finished items, each counted as one core, or one GPU where the stage has one, even where it"
+        " looked for duplicates on several."
+    )
     if data.labels_computed is not None and data.labels_from_cache is not None:
         total = data.labels_computed + data.labels_from_cache
         share = f" ({100 * data.labels_from_cache / total:.0f} %)" if total else ""

@@ -82,6 +82,7 @@ class StructureCard:
     formula: with subscripts; iteration: 0 for the known structures
     e_above_hull: eV/atom at the level `energy_frame`: of the labels where it is labelled, else of the force field that
         relaxed it; None where neither is known
+    is_sun: stable, unique and novel, at that same level
     motifs: their titles, [] where they are not known
     """
 
@@ -195,7 +196,8 @@ class ReportData:
     label_source: who computed the labels, e.g. `teacher 7net-0 (not DFT)`; labels are called this wherever they appear
     stop_reason: in words; empty while the campaign is running
     parity_iteration: the iteration whose test set the parity plots show
-    references, finds: on one hull, with `<hull_energies>_energy` in one energy frame
+    references, finds: known and S.U.N. structures on one hull, by the labels, with `<hull_energies>_energy` in one
+        energy frame
     hull_energies: `mlff` or `label`
     stable_below: eV/atom above the hull, below which a structure counts as stable
     model_references, model_finds: all known and all S.U.N. structures in the energy frame of the newest force field

@@ -51,7 +51,16 @@ class Figures {
     // Not Plotly.react, which keeps sizes of axes and colour bars that are no longer there.
     Plotly.purge(place);
     await Plotly.newPlot(place, data, layout, config);
+    this.describe(place);
     this.whenDrawn(place);
+  }
+
+  // To a screen reader the drawing is one image, named by its title; the buttons beside it stay buttons.
+  describe(place) {
+    const [drawing, ...layers] = place.querySelectorAll(".main-svg");
+    drawing.setAttribute("role", "img");
+    drawing.setAttribute("aria-label", place.dataset.title);
+    for (const layer of layers) layer.setAttribute("aria-hidden", "true");
   }
 
   read(name, isDark) {

@@ -10,6 +10,7 @@ from chemloop.report import (
     captions,
     completeness,
     costs,
+    curve_tables,
     curves,
     distribution,
     maps,
@@ -50,13 +51,17 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def sections(data: ReportData) -> list[Section]:
     """All figures in the order of the page."""
-    return [
+    made = [
         Section("found", "What was found", found_panels(data)),
         Section("completeness", "Is the space complete?", completeness_panels(data)),
         Section("map", "The map of structures", map_panels(data)),
         Section("field", "The force field", field_panels(data)),
         Section("effort", "Effort and losses", effort_panels(data)),
     ]
+    numbers = curve_tables.tables(data)
+    for each in (each for section in made for each in section.panels if each.figure):
+        each.tables = [*each.tables, *numbers.get(each.name, ())]
+    return made
 
 
 def panels(data: ReportData) -> list[Panel]:

@@ -35,6 +35,8 @@ KEPT = (
     "label_failure",
 )
 """Keys of a structure that become columns under their own names."""
+JUDGED = ("e_above_hull", "is_stable", "is_unique", "is_novel")
+"""Those that labels judge again: `label_<key>` is what the curate stage says."""
 
 
 class Ledger:
@@ -50,8 +52,9 @@ class Ledger:
     def record(self, structures: Sequence[Atoms], stage: str, iteration: int) -> None:
         """Insert or update the rows of these structures with what this stage found out about them.
 
-        Columns: those in KEPT (E_hull by labels as label_e_above_hull), born_iteration, stage, <who>_energy (eV) and
-        <who>_frame. References and finds relaxed again for a later hull keep the row that they have.
+        Columns: those in KEPT (those in JUDGED as label_<key> where labels say so), born_iteration, stage,
+        <who>_energy (eV) and <who>_frame. References and finds relaxed again for a later hull keep the row that they
+        have.
         """
         from ase.db import connect
 
@@ -83,7 +86,7 @@ def _columns(atoms: Atoms, stage: str) -> dict[str, Any]:
     columns: dict[str, Any] = {"structure_id": info["id"]}
     for key in KEPT:
         if key in info:
-            name = "label_e_above_hull" if key == "e_above_hull" and stage == "curate" else key
+            name = f"label_{key}" if key in JUDGED and stage == "curate" else key
             columns[name] = _plain(info[key])
     for who in ("mlff", "label"):
         if f"{who}_energy" in info:

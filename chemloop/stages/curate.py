@@ -16,6 +16,7 @@ from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
 from chemloop.stages.exploration import CATALOGUE, COMPLETENESS, KINDS, measure
 from chemloop.stages.label import RELAXED
+from chemloop.stages.screen import flag_labelled, n_processes
 from chemloop.stages.stage import OUTPUT, Stage
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ class Curate(Stage):
         return environments(frames, self.settings.system.elements, settings.n_neighbors, settings.cutoff)
 
     def _label_hull(self) -> list[Atoms]:
-        """Every labelled structure with its energy above the hull of the references and all of them, by the labels."""
+        """Every labelled structure with its energy above the hull of the references and all of them, by the labels; new
+        ones also with their flags, as the labeler relaxed them.
+        """
         from chemloop.physics.hull import energies_above_hull
 
         structures = [
@@ -123,6 +126,7 @@ class Curate(Stage):
         hull = [atoms for atoms in structures if atoms.info["converged"]]
         for atoms, energy in zip(structures, energies_above_hull(structures, hull, "label"), strict=True):
             atoms.info["e_above_hull"] = float(energy)
+        flag_labelled(structures, self.settings.loop.screen, n_processes(self, len(structures)))
         return structures
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from chemloop.physics.validity import OUTSIDE, Bounds, find_fault
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
 from chemloop.runtime.item import Item, derived_seed
+from chemloop.stages.crystal_keys import KEYS, read_keys, write_keys
 from chemloop.stages.proposals import PROPOSALS, YIELD, Proposals, read_proposals, yields_in
 from chemloop.stages.stage import OUTPUT, Stage, current_generator
 from chemloop.system import System
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from chemloop.config import Settings
     from chemloop.physics.crystal_key import CrystalKey
 
-KEYS = "keys.jsonl"
 TOPOLOGY = ("off", "keep", "enforce")
 INVALID = "invalid geometry"
 ROUNDS = "round-*"
@@ -108,8 +108,6 @@ class Generate(Stage):
         return items
 
     def run(self, item: Item) -> Sequence[str]:
-        from chemloop.physics.crystal_key import write_keys
-
         task, settings = item.task, self.settings
         generator, name = current_generator(self), settings.options["generator"]
         proposals = Proposals()
@@ -169,8 +167,6 @@ class Generate(Stage):
             )
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
-        from chemloop.physics.crystal_key import read_keys
-
         matcher = self.settings.loop.screen.matcher
         structures = [atoms for item in items for atoms in read_structures(item.folder / OUTPUT)]
         keys = [key for item in items for key in read_keys(item.folder / KEYS, matcher.bond_cutoffs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -73,6 +74,13 @@ def _unscreened(atoms: Atoms) -> Atoms:
 def converged(path: Path) -> list[Atoms]:
     """The converged ones of a file of relaxed structures."""
     return [atoms for atoms in read_structures(path) if atoms.info["converged"]]
+
+
+def settled(known: Sequence[Atoms]) -> list[Atoms]:
+    """What a new structure may be compared with, of what the current force field relaxed again: all references, which
+    are known however that went, and the converged ones of the finds.
+    """
+    return [atoms for atoms in known if atoms.info["role"] == "reference" or atoms.info["converged"]]
 
 
 def is_sun(atoms: Atoms) -> bool:

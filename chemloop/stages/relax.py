@@ -16,8 +16,9 @@ from chemloop.runtime.disk import read_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
+from chemloop.stages.crystal_keys import screened_before
 from chemloop.stages.generate import generated
-from chemloop.stages.known import converged, is_sun, known_folder, known_structures
+from chemloop.stages.known import converged, is_sun, known_folder, known_structures, settled
 from chemloop.stages.relaxing import BATCHES, evaluated, relax_coarsely, relax_to_end, write_relaxed
 from chemloop.stages.stage import OUTPUT, Stage
 
@@ -199,8 +200,7 @@ class Relax(Stage):
             hull = [atoms for atoms in known if atoms.info["converged"]]
             reasons = find_hopeless(evaluated(self, structures), hull, coarse.stop_above)
         if coarse.stop_known:
-            earlier = [atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT)]
-            found = find_known(structures, [*known, *earlier], self.settings.loop.screen.matcher)
+            found = find_known(structures, [*settled(known), *screened_before(self)], self.settings.loop.screen.matcher)
             reasons = [first or second for first, second in zip(reasons, found, strict=True)]
         return reasons
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures
 from chemloop.protocols import Generator
+from chemloop.stages.crystal_keys import screened_before
+from chemloop.stages.known import settled
 from chemloop.stages.relax import Relax, is_sun
 from chemloop.stages.relaxing import relax_to_end
 from chemloop.stages.screen import flag
@@ -39,7 +40,7 @@ class SampleScore:
 
     def __init__(self, stage: Stage) -> None:
         self.relaxing = Relax(stage.campaign, stage.settings, stage.iteration)
-        self.screened = [path / OUTPUT for path in stage.earlier("screen")]
+        self.stage = stage
 
     @property
     def exists(self) -> bool:
@@ -57,8 +58,7 @@ class SampleScore:
         relaxed = [results[number].atoms for number in kept]
         for atoms, energy in zip(relaxed, energies_above_hull(relaxed, hull), strict=True):
             atoms.info["e_above_hull"] = float(energy)
-        earlier = [atoms for path in self.screened for atoms in read_structures(path)]
-        flag(relaxed, [*known, *earlier], self.relaxing.settings.loop.screen)
+        flag(relaxed, [*settled(known), *screened_before(self.stage)], self.relaxing.settings.loop.screen)
         energies[kept] = [atoms.info["e_above_hull"] for atoms in relaxed]
         sun[kept] = [is_sun(atoms) for atoms in relaxed]
         return energies, sun

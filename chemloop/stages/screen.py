@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ase import Atoms
 
@@ -12,8 +14,15 @@ from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.disk import read_json
 from chemloop.runtime.errors import ConfigError, StructureError
 from chemloop.runtime.item import Item
+from chemloop.stages.crystal_keys import KEYS, read_keys, screened_before, write_keys
 from chemloop.stages.relax import is_sun
 from chemloop.stages.stage import METRICS, OUTPUT, Stage
+
+if TYPE_CHECKING:
+    from chemloop.physics.crystal_key import CrystalKey
+
+LEAST_PER_PROCESS = 500
+"""Structures; the keys of fewer are found before another process has started."""
 
 
 @dataclass
@@ -29,7 +38,9 @@ class ScreenSettings:
 
 
 class Screen(Stage):
-    """output.extxyz: the candidates with `e_above_hull`, flags and space group, lowest first."""
+    """output.extxyz: the candidates with `e_above_hull`, flags and space group, lowest first; keys.jsonl: keys of those
+    that have converged, for the novelty of later ones.
+    """
 
     name = "screen"
 
@@ -49,17 +60,21 @@ class Screen(Stage):
             atoms.info["e_above_hull"] = float(energy)
             atoms.info["spacegroup"] = space_group(atoms)
         candidates.sort(key=lambda atoms: (not atoms.info["converged"], atoms.info["e_above_hull"], atoms.info["id"]))
-        known = self._known([atoms for atoms in relaxed if atoms.info["role"] == "reference"])
-        flag(candidates, known, self.settings.loop.screen)
+        n_jobs = n_processes(self, len(candidates))
+        references = [atoms for atoms in relaxed if atoms.info["role"] == "reference"]
+        keys = flag(candidates, [*references, *screened_before(self, n_jobs)], self.settings.loop.screen, n_jobs)
         write_structures(item.folder / OUTPUT, candidates)
-        return [OUTPUT]
-
-    def _known(self, references: Sequence[Atoms]) -> list[Atoms]:
-        earlier = [atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT)]
-        return [*references, *earlier]
+        known = [key for key, atoms in zip(keys, candidates, strict=True) if atoms.info["converged"]]
+        write_keys(item.folder / KEYS, known, self.settings.loop.screen.matcher.bond_cutoffs, item.folder / OUTPUT)
+        return [OUTPUT, KEYS]
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         candidates = self.merge(items, OUTPUT)
+        cutoffs = self.settings.loop.screen.matcher.bond_cutoffs
+        for item in items:
+            if (item.folder / KEYS).exists():  # not where an earlier version of ChemLoop ran it
+                keys = read_keys(item.folder / KEYS, cutoffs, item.folder / OUTPUT)
+                write_keys(self.folder / KEYS, keys, cutoffs, self.folder / OUTPUT)
         finished = [atoms for atoms in candidates if atoms.info["converged"]]
         n_sun = sum(map(is_sun, candidates))
         n_generated = read_json(self.earlier("generate", since=self.iteration)[0] / METRICS)["generate/n_generated"]
@@ -73,18 +88,46 @@ class Screen(Stage):
             "sun_fraction": n_sun / max(1, n_generated),
         } | ({} if lowest is None else {"lowest_e_above_hull_ev_per_atom": lowest})
 
+    def final_files(self) -> list[Path]:
+        return [*super().final_files(), self.folder / KEYS]
 
-def flag(candidates: Sequence[Atoms], known: Sequence[Atoms], settings: ScreenSettings) -> None:
-    """Say of each candidate, in place, whether it is stable, unique among them and novel; of duplicates the first is
-    unique.
+
+def flag(
+    candidates: Sequence[Atoms], known: Sequence[Atoms | CrystalKey], settings: ScreenSettings, n_jobs: int = 1
+) -> list[CrystalKey]:
+    """Say of each candidate, in place, whether it is stable, unique among them and novel; returns their keys.
+
+    Of duplicates the first is unique, but one that has not converged never makes a duplicate of one that has.
+    n_jobs: processes
     """
-    first = settings.matcher.duplicates(candidates)
-    is_known = settings.matcher.is_known(candidates, known)
-    for number, atoms in enumerate(candidates):
-        is_converged = bool(atoms.info["converged"])
-        atoms.info["is_stable"] = is_converged and atoms.info["e_above_hull"] < settings.stable_below
-        atoms.info["is_unique"] = first[number] == number
-        atoms.info["is_novel"] = not is_known[number]
+    keys = settings.matcher.keys(candidates, n_jobs)
+    order = sorted(range(len(keys)), key=lambda number: not candidates[number].info["converged"])
+    first = settings.matcher.duplicates([keys[number] for number in order], n_jobs)
+    is_known = settings.matcher.is_known(keys, known, n_jobs)
+    for place, number in enumerate(order):
+        info = candidates[number].info
+        info["is_stable"] = bool(info["converged"]) and info["e_above_hull"] < settings.stable_below
+        info["is_unique"] = first[place] == place
+        info["is_novel"] = not is_known[number]
+    return keys
+
+
+def flag_labelled(structures: Sequence[Atoms], settings: ScreenSettings, n_jobs: int = 1) -> None:
+    """The flags of the new ones among labelled structures, in place: novel where it equals no reference, unique where
+    it equals no lower one.
+
+    A label begins at perturbed copies and keeps one result, so a structure may end as another than it was screened as.
+    structures: as the labeler relaxed them, with `e_above_hull` by the labels; n_jobs: processes
+    """
+    new = [atoms for atoms in structures if "-g" in atoms.info["id"]]
+    references = [atoms for atoms in structures if "-g" not in atoms.info["id"]]
+    new.sort(key=lambda atoms: (atoms.info["e_above_hull"], atoms.info["id"]))
+    flag(new, references, settings, n_jobs)
+
+
+def n_processes(stage: Stage, n_structures: int) -> int:
+    """For matching in an item that has its stage to itself: all its cores, but none that costs more than it saves."""
+    return max(1, min(stage.settings.compute.cpu.n_cores, n_structures // LEAST_PER_PROCESS))
 
 
 def require_elements(hull: Sequence[Atoms], elements: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from chemloop.tracker import Point
 X_AXES = {"curves": "epoch", "by_n_train": "n_train", "learning_curve": "n_train"}
 """What metrics are drawn against, by the word before their slash; all others against the iteration."""
 AXES = ("iteration", "n_train", "epoch")
+GENERATED = "generate/n_generated"
 WITH_ERROR = (
     ("curate/entropy_nats", "curate/entropy_error_nats", "curate/entropy_{}_nats"),
     (
@@ -34,12 +35,13 @@ def dashboard_rows(history: Sequence[Point], is_sweep_point: bool = False) -> li
     is_sweep_point: whether the points' iteration is in truth the number of training frames
     """
     rows, epoch = [], 0
+    generated = {point.iteration: point.metrics[GENERATED] for point in history if point.metrics.get(GENERATED, 0) > 0}
     for point in history:
         row: dict[str, float] = {"n_train" if is_sweep_point else "iteration": point.iteration, **point.metrics}
         if "curves/epoch" in row:
             epoch += 1
             row["epoch"] = epoch
-        row |= _bounds(row) | _fractions(row)
+        row |= _bounds(row) | _fractions(row, generated.get(point.iteration))
         rows.append(row | _by_n_train(row))
     return rows
 
@@ -54,11 +56,14 @@ def _bounds(row: dict[str, float]) -> dict[str, float]:
     return bounds
 
 
-def _fractions(row: dict[str, float]) -> dict[str, float]:
-    """Shares of stable, unique and novel structures; that of all three is a metric of its own."""
-    n = row.get("screen/n_screened", 0)
-    kinds = ("stable", "unique", "novel") if n else ()
-    return {f"screen/{kind}_fraction": row[f"screen/n_{kind}"] / n for kind in kinds}
+def _fractions(row: dict[str, float], n_generated: float | None) -> dict[str, float]:
+    """Shares of stable, unique and novel structures among those generated, like `screen/sun_fraction` of all three;
+    none where nothing was generated.
+    """
+    if n_generated is None:
+        return {}
+    counts = {kind: row.get(f"screen/n_{kind}") for kind in ("stable", "unique", "novel")}
+    return {f"screen/{kind}_fraction": n / n_generated for kind, n in counts.items() if n is not None}
 
 
 def _by_n_train(row: dict[str, float]) -> dict[str, float]:

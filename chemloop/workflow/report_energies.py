@@ -27,14 +27,10 @@ def as_find(atoms: Atoms) -> Find:
 def add_hulls(data: ReportData, rounds: Sequence[Round], structures: Sequence[Atoms]) -> None:
     """References and finds by the labels, and by the newest force field that has relaxed all of them.
 
-    structures: all that are labelled
+    structures: all that are labelled, new ones with the flags that they have as the labeler relaxed them
     """
     data.references = [atoms for atoms in structures if not is_find(atoms.info["id"])]
-    data.finds = [
-        as_find(atoms)
-        for atoms in structures
-        if is_find(atoms.info["id"]) and atoms.info["e_above_hull"] < data.stable_below
-    ]
+    data.finds = [as_find(atoms) for atoms in structures if is_find(atoms.info["id"]) and is_sun(atoms)]
     screened = list(having(rounds, "relax", "screen"))
     if screened:
         newest = screened[-1]

@@ -14,6 +14,7 @@ from chemloop.physics.structures import read_structures
 from chemloop.runtime.campaign import Campaign
 from chemloop.stages.label import RELAXED
 from chemloop.stages.relax import converged
+from chemloop.stages.screen import flag_labelled
 from chemloop.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ def having(rounds: Sequence[Round], *names: str) -> Iterator[Round]:
 
 
 def labelled(rounds: Sequence[Round]) -> list[Atoms]:
-    """Every converged structure as the labeler relaxed it, with its E_hull by the labels (newest curate stage)."""
+    """Every converged structure as the labeler relaxed it, with E_hull and flags by the labels (newest curate)."""
     curated = list(having(rounds, "curate"))
-    structures = read_structures(curated[-1].stages["curate"].folder / RELAXED) if curated else []
+    if not curated:
+        return []
+    stage = curated[-1].stages["curate"]
+    structures = read_structures(stage.folder / RELAXED)
+    if any("-g" in atoms.info["id"] and "is_novel" not in atoms.info for atoms in structures):
+        # an earlier version of ChemLoop did not judge labelled structures
+        flag_labelled(structures, stage.settings.loop.screen)
     return [atoms for atoms in structures if atoms.info["converged"]]

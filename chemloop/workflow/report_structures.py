@@ -36,7 +36,7 @@ def structure_cards(
 
 
 def card(atoms: Atoms, screened: Atoms, iteration: int, motifs: list[str]) -> StructureCard:
-    """atoms: as the reader sees them; screened: the same structure with its flags."""
+    """atoms: as the reader sees them, by the label where there is one; screened: as the force field relaxed them."""
     from chemloop.physics.matching import space_group
 
     above = atoms.info.get("e_above_hull")
@@ -46,7 +46,7 @@ def card(atoms: Atoms, screened: Atoms, iteration: int, motifs: list[str]) -> St
         spacegroup=screened.info.get("spacegroup") or space_group(atoms),
         e_above_hull=None if above is None else float(above),
         iteration=iteration,
-        is_sun=is_sun(screened),
+        is_sun=is_sun(atoms),
         motifs=motifs,
         energy_frame=atoms.info.get("energy_frame", ""),
     )

@@ -57,11 +57,21 @@ def finished(campaign: Campaign, name: str) -> list[tuple[int, Path]]:
 
 
 def best_structures(relaxed: list[Atoms]) -> Table:
-    """Generated structures of lowest E_hull by the labels, lowest first."""
+    """Generated structures of lowest E_hull by the labels, lowest first.
+
+    Without those that the labeler relaxed into a reference or a lower one, unless no version of ChemLoop that ran the
+    campaign looked for these.
+    """
     from chemloop.physics.matching import space_group
     from chemloop.report.data import plain_formula
 
-    new = [atoms for atoms in relaxed if atoms.info["converged"] and "-g" in atoms.info["id"]]
+    new = [
+        atoms
+        for atoms in relaxed
+        if atoms.info["converged"]
+        and "-g" in atoms.info["id"]
+        and all(atoms.info.get(flag, True) for flag in ("is_unique", "is_novel"))
+    ]
     best = sorted(new, key=lambda atoms: (atoms.info["e_above_hull"], atoms.info["id"]))[:N_STRUCTURES]
     rows = [
         (

@@ -27,7 +27,7 @@ def fill(ledger: Ledger) -> None:
     ledger.record([screened], "screen", 1)
     labelled = set_results(structure(0, converged=False), "label", -2.5, [[0.1] * 3] * 2, [[0.0] * 3] * 3, "teacher-1")
     ledger.record([labelled], "label", 1)
-    labelled.info["e_above_hull"] = 0.02
+    labelled.info |= {"e_above_hull": 0.02, "is_stable": True, "is_unique": True, "is_novel": False}
     ledger.record([labelled], "curate", 1)
 
 
@@ -40,6 +40,7 @@ def test_a_structure_from_birth_to_label(tmp_path):
     assert (first["mlff_energy"], first["mlff_frame"]) == (-3.0, "chgnet-0.3.0")
     assert (first["label_energy"], first["label_frame"]) == (-2.5, "teacher-1")
     assert (first["e_above_hull"], first["label_e_above_hull"]) == (0.05, 0.02)
+    assert (first["is_novel"], first["label_is_novel"]) == (True, False), "it was novel before its label"
     assert (first["converged"], first["label_converged"]) == (True, False)
     assert second["dropped"] == "exploded" and second["stage"] == "relax"
 

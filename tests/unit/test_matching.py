@@ -14,12 +14,13 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 import chemloop
-from chemloop.physics.crystal_key import CrystalKey, read_keys, write_keys
+from chemloop.physics.crystal_key import CrystalKey
 from chemloop.physics.lattice_search import MAYBE, NO, YES, compare
 from chemloop.physics.matching import Matcher, space_group
 from chemloop.physics.nets import Net
 from chemloop.physics.reduction import bonded_pieces, reduced_cell
 from chemloop.runtime.errors import ConfigError, StructureError
+from chemloop.stages.crystal_keys import read_keys, write_keys
 
 DATA = Path(chemloop.__file__).parent / "data" / "li-p-s"
 BONDS = {"P-S": 2.35, "S-S": 2.20, "P-P": 2.50}

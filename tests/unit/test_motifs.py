@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 import chemloop
 from chemloop.physics.motif_names import charges_of, is_open, name_of, octet_charge
 from chemloop.physics.motifs import MotifCatalogue, find_motifs, xyz_text
-from chemloop.physics.nets import Net, is_same_net, refine
+from chemloop.physics.nets import Net, bonds_of, is_same_net, refine
 from chemloop.runtime.errors import StructureError
 
 CUTOFFS = {"P-S": 2.35, "S-S": 2.20, "P-P": 2.50}
@@ -382,3 +382,14 @@ def test_export(name):
     assert (atoms.numbers == motif.atoms.numbers).all() and (atoms.pbc == motif.atoms.pbc).all()
     np.testing.assert_allclose(atoms.positions, motif.atoms.positions, atol=1e-6)
     np.testing.assert_allclose(atoms.cell.array, motif.atoms.cell.array, atol=1e-6)
+
+
+def test_bonds_are_shorter_than_their_cutoff_in_either_order_of_the_pair():
+    atoms = Atoms("PSLi", [[0, 0, 0], [2.35, 0, 0], [0, 1.0, 0]], cell=[9, 9, 9], pbc=True)
+    for cutoffs in ({"P-S": 2.36}, {"S-P": 2.36}, {"P-S": 2.36, "S-S": 9.0, "P-Cl": 9.0}):
+        i, j, shifts = bonds_of(atoms, cutoffs)
+        bonds = {(a, b) for a, b, shift in zip(i.tolist(), j.tolist(), shifts.tolist(), strict=True) if not any(shift)}
+        assert bonds == {(0, 1), (1, 0)}, "lithium has no pair, however close"
+    for cutoffs in ({"P-S": 2.35}, {"S-Cl": 3.0}, {}):
+        i, j, shifts = bonds_of(atoms, cutoffs)
+        assert len(i) == len(j) == 0 and shifts.shape == (0, 3)

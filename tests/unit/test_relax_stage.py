@@ -136,6 +136,22 @@ def test_a_twin_is_given_up_early(begin):
     assert found["i01-g000-0001"].info["dropped"] == "known early: equals i01-g000-0000"
 
 
+@pytest.mark.parametrize("is_converged", [True, False])
+def test_only_what_was_relaxed_to_the_end_is_known_early(begin, is_converged):
+    campaign = begin(*COARSE, "loop.relax.coarse.stop_known=true", structures=candidates(1))
+    _, found = relaxed(campaign)
+    screened = stage_folder(campaign, 1, "screen")
+    screened.mkdir()
+    flags = {"e_above_hull": 0.5, "is_stable": False, "is_unique": True, "is_novel": True, "converged": is_converged}
+    found["i01-g000-0000"].info |= flags
+    write_structures(screened / "output.extxyz", [found["i01-g000-0000"]])
+    again = candidates(1)
+    again[0].info["id"] = "i02-g000-0000"
+    generated(campaign, 2, again)
+    metrics, _ = relaxed(campaign, 2)
+    assert metrics.get("n_dropped_known_early", 0) == is_converged
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -137,10 +137,29 @@ def test_figures_name_their_axes_with_units(data):
         assert len(made[name].caption) > 60
 
 
+def test_curves_in_numbers(data, tmp_path):
+    made = {name: panel.tables[0] for name, panel in drawn_panels(data).items() if panel.tables}
+    assert list(made) == ["yield", "entropy", "training", "errors"]
+    assert made["yield"].columns == ("Iteration", "Generated", "Stable", "Unique", "Novel", "S.U.N.")
+    assert made["yield"].rows[0] == ("1", "64", "9 (14.1 %)", "50 (78.1 %)", "40 (62.5 %)", "4 (6.2 %)")
+    assert made["entropy"].rows == [
+        *(("0", "5.000", "0.020", "310"), ("1", "5.300", "0.020", "430"), ("2", "5.600", "0.020", "550"))
+    ]
+    assert made["training"].columns[1:3] == ("Training frames", "dH/dN, nats per frame")
+    assert made["training"].rows[2] == ("2", "300", "1.00e−03", "40.0", "40.0")
+    assert made["errors"].columns[1:3] == tuple(
+        f"Energy RMSE (meV/atom) {when} fine-tuning" for when in ("before", "after")
+    )
+    assert made["errors"].rows[0] == ("0", "90.0", "40.0", "90.0", "40.0")
+    ours = without_scripts(page(data, tmp_path))
+    assert 'data-title="Stable, unique, novel"' in ours and "<summary>Errors by iteration, in numbers</summary>" in ours
+    assert '<th scope="row">1</th><td class="number">64</td><td class="number">9 (14.1 %)</td>' in ours
+
+
 def test_labels_are_called_by_their_source(data, tmp_path):
     text = page(data, tmp_path)
     assert f"labelled by {SOURCE}" in words(text)
-    assert text.count(SOURCE) > 8
+    assert words(text).count(SOURCE) >= 8
     assert "DFT" not in words(text).replace(SOURCE, "")
     assert not any("DFT" in panel.figure.replace(SOURCE, "") for panel in panels(data))
     for atoms in [*data.references, *(find.atoms for find in data.finds)]:

@@ -178,6 +178,29 @@ def test_completeness_figures(data):
         assert made[name].caption == ABSENT and not made[name].figure
 
 
+def test_completeness_in_numbers(data):
+    made = by_name(data)
+    (coverage,), (kinds,), (overlap,), (news,) = (
+        made[n].tables for n in ("coverage", "accumulation", "overlap", "news")
+    )
+    interval = "95 % interval"
+    assert coverage.columns == ("Iteration", "Coverage of environments, %", interval, "Coverage of motifs, %", interval)
+    assert coverage.rows == [
+        ("1", "80.0", "70.0 to 90.0", "80.0", "70.0 to 90.0"),
+        ("2", "80.0", "70.0 to 90.0", "", ""),
+    ]
+    assert kinds.columns[:4] == (
+        *("Iteration", "New structures so far", "Kinds of environments seen"),
+        "Environments, seen and unseen, at least (Chao)",
+    )
+    assert kinds.rows[0] == ("1", "20", "9", "18", "14 to 27", "4", "8", "6 to 12")
+    assert kinds.rows[1][:5] == ("2", "40", "12", "24", "18 to 36")
+    assert overlap.rows == [("1", "70.0", "5.0"), ("2", "90.0", "2.0")]
+    assert news.rows[0] == ("1", "5.0", "1.0 to 9.0", "5.0", "1.0 to 9.0")
+    made = by_name(replace(data, completeness=[]))
+    assert not any(made[name].tables for name in ("coverage", "accumulation", "overlap", "news", "yield", "errors"))
+
+
 def test_hull_parity(data):
     parity = data.hull_parity
     assert parity is not None

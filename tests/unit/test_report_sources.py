@@ -77,7 +77,8 @@ def fake_rounds(tmp_path: Path) -> list[Round]:
         folder.mkdir()
     references = [crystal(*element, who="label", e_above_hull=0.0) for element in elements]
     write_structures(seed / "relaxed.extxyz", references)
-    best = crystal(*find, who="label", e_above_hull=0.0)
+    judged = {"is_stable": True, "is_unique": True, "is_novel": True}
+    best = crystal(*find, who="label", e_above_hull=0.0, **judged)
     write_structures(curate / "relaxed.extxyz", [*references, best])
 
     def relaxed(shift: float, role: str) -> list[Atoms]:

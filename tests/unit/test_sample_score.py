@@ -52,24 +52,30 @@ def stage(tmp_path):
     folder.mkdir(parents=True)
     below_the_hull = crystal("diamond", -9.0)
     write_structures(folder / "output.extxyz", [crystal("bcc", -1.0, "reference"), below_the_hull])
+    screened = stage_folder(made.campaign, 1, "screen")
+    screened.mkdir()
+    write_structures(screened / "output.extxyz", [crystal("sc", -0.9), crystal("fcc", -0.9, is_converged=False)])
     return made
 
 
 def test_scores_are_those_of_screening(stage, monkeypatch):
     samples = [
+        crystal("fcc", -0.95, is_converged=False),
         crystal("fcc", -0.95),
         crystal("fcc", -0.95),
         crystal("bcc", -1.0),
-        crystal("sc", -0.5),
+        crystal("sc", -0.95),
+        crystal("hcp", -0.5),
         crystal("diamond", -0.95, is_converged=False),
     ]
-    lost = crystal("hcp", -1.0)
+    lost = crystal("diamond", -1.0)
     results = [Relaxed(atoms, 3, None) for atoms in samples] + [Relaxed(lost, 3, "exploded")]
     monkeypatch.setattr(sample_score, "relax_to_end", lambda relaxing, structures: results)
     energies, is_sun = SampleScore(stage)([*samples, lost])
-    assert energies[:5] == pytest.approx([0.05, 0.05, 0.0, 0.5, 0.05]) and np.isnan(energies[5])
-    # the second equals the first, the third a reference; then too high, not converged, lost
-    assert is_sun.tolist() == [True, False, False, False, False, False]
+    assert energies[:7] == pytest.approx([0.05, 0.05, 0.05, 0.0, 0.05, 0.5, 0.05]) and np.isnan(energies[7])
+    # not converged, and so no twin of the next, as little as the one screened before; equal to the second, to a
+    # reference, to one screened before; then too high, not converged, lost
+    assert is_sun.tolist() == [False, True, False, False, False, False, False, False]
 
 
 def test_only_generators_that_ask_are_given_a_scorer(stage, tmp_path):

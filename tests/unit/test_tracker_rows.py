@@ -11,6 +11,8 @@ from ase import Atoms
 
 from chemloop.physics.motifs import MotifCatalogue, find_motifs
 from chemloop.physics.structures import write_structures
+from chemloop.report.curves import YIELDS, yield_series
+from chemloop.report.data import Iteration, ReportData
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import write_json
 from chemloop.stages.exploration import CATALOGUE, metrics_of_kind
@@ -46,9 +48,29 @@ def test_errors_become_bounds():
     assert dashboard_rows([Point(0, {"curate/entropy_nats": 4.0})]) == [{"iteration": 0, "curate/entropy_nats": 4.0}]
 
 
-def test_an_iteration_that_screened_nothing_has_no_fractions():
+def test_fractions_are_of_the_generated_structures():
+    """All four of them, because one panel draws them together, and the report divides as they do."""
+    screened = {"screen/n_screened": 8, "screen/n_stable": 4, "screen/n_unique": 6, "screen/n_novel": 5}
+    points = [Point(0, {"seed/n_frames": 3})]
+    for iteration, n_generated in ((1, 16), (2, 64)):
+        points.append(Point(iteration, {"generate/n_generated": n_generated}))
+        points.append(Point(iteration, screened | {"screen/n_sun": 2, "screen/sun_fraction": 2 / n_generated}))
+    rows = [row for row in dashboard_rows(points) if "screen/n_sun" in row]
+    kinds = ("stable", "unique", "novel", "sun")
+    assert [row[f"screen/{kind}_fraction"] for kind in kinds for row in rows] == [
+        *(4 / 16, 4 / 64, 6 / 16, 6 / 64, 5 / 16, 5 / 64, 2 / 16, 2 / 64)
+    ]
+    numbers = [Iteration(i, {k: v for p in points if p.iteration == i for k, v in p.metrics.items()}) for i in (1, 2)]
+    data = ReportData("c", ["Li"], "", "", {}, iterations=numbers)
+    for name, key, _, _ in YIELDS:
+        kind = "sun" if name == "S.U.N." else name
+        assert yield_series(data, key)[1] == [100 * row[f"screen/{kind}_fraction"] for row in rows]
+
+
+@pytest.mark.parametrize("generated", [[], [Point(1, {"generate/n_generated": 0})]])
+def test_an_iteration_that_generated_nothing_has_no_fractions(generated):
     counts = {f"screen/n_{kind}": 0 for kind in ("screened", "stable", "unique", "novel", "sun")}
-    assert dashboard_rows([Point(1, counts)]) == [{"iteration": 1, **counts}]
+    assert dashboard_rows([*generated, Point(1, counts)])[-1] == {"iteration": 1, **counts}
 
 
 def test_errors_and_growth_also_against_training_frames():
@@ -111,6 +133,16 @@ def test_tables_of_a_campaign(tmp_path):
     assert row["formula"] == "P2" and row["n_structures"] == 1 and row["best_host"] == "i01-g000-0002"
     assert row["first_iteration"] == 1 and row["lowest_e_above_hull_ev_per_atom"] == 0.01
     json.dumps([best.rows, motifs.rows])
+
+
+def test_what_a_label_turned_into_something_known_is_not_among_the_best(tmp_path):
+    campaign = Campaign(tmp_path)
+    structures = [crystal(f"i01-g000-{k:04d}", 0.01 * k) for k in range(3)]
+    for atoms, unique, novel in zip(structures, (True, False, True), (False, True, True), strict=True):
+        atoms.info |= {"is_unique": unique, "is_novel": novel}
+    write_structures(finish(campaign, 0, "curate") / RELAXED, structures)
+    (best,) = tables(campaign)
+    assert [row[0] for row in best.rows] == ["i01-g000-0002"]
 
 
 def test_only_the_best_structures(tmp_path):

@@ -106,6 +106,7 @@ def history(n_iterations: int = 3) -> list[Point]:
     points = []
     for i in range(n_iterations):
         if i:
+            points.append(Point(i, {"generate/n_generated": 8}))
             screen = {"screen/n_screened": 8, "screen/n_stable": 4, "screen/n_unique": 8, "screen/n_novel": 6}
             points.append(Point(i, screen | {"screen/n_sun": 2 + i, "screen/sun_fraction": (2 + i) / 8}))
         curate = {"curate/entropy_nats": 3.5 + i, "curate/entropy_error_nats": 0.25, "curate/n_train": 100 * (i + 1)}
@@ -156,7 +157,7 @@ def test_offline_run_holds_everything_once(campaign):
     assert shown(run) == dashboard_rows(history())
     assert run.metrics == {
         **{axis: "" for axis in ("iteration", "n_train", "epoch")},
-        **{f"{group}/*": "iteration" for group in ("curate", "finetune", "screen")},
+        **{f"{group}/*": "iteration" for group in ("curate", "finetune", "generate", "screen")},
         **{"by_n_train/*": "n_train", "curves/*": "epoch"},
     }
     assert run.summary["finetune/test_force_rmse_after_mev_per_ang"] == 70

@@ -1,0 +1,74 @@
+"""Keys of crystals on disk: what matching needs to know of each structure is found once, not in every iteration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chemloop.runtime.disk import file_hash, write_whole
+from chemloop.runtime.errors import StructureError
+from chemloop.stages.known import converged
+from chemloop.stages.stage import OUTPUT, Stage
+
+if TYPE_CHECKING:
+    from chemloop.physics.crystal_key import CrystalKey
+
+KEYS = "keys.jsonl"
+
+
+def write_keys(
+    path: Path, keys: Iterable[CrystalKey], bond_cutoffs: Mapping[str, float], source: Path | None = None
+) -> None:
+    """Write keys as JSON lines, after one with the cut-offs that they depend on; whole or not at all.
+
+    source: the file of structures that they belong to; its hash goes with them
+    """
+    head = {"bond_cutoffs": dict(sorted(bond_cutoffs.items())), "source": None if source is None else file_hash(source)}
+    lines = [head, *(key.as_dict() for key in keys)]
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_keys(path: Path, bond_cutoffs: Mapping[str, float], source: Path | None = None) -> list[CrystalKey]:
+    """Keys as they were written.
+
+    source: the file of structures that they must belong to; None: whichever
+
+    Raises: StructureError where the file is not one of keys, or has those of other cut-offs or structures
+    """
+    from chemloop.physics.crystal_key import CrystalKey
+
+    try:
+        head, *lines = map(json.loads, path.read_text().splitlines())
+        cutoffs, digest = head["bond_cutoffs"], head["source"]
+        keys = [CrystalKey.from_dict(line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StructureError(
+            f"{path} is no file of crystal keys ({error}); delete it, they can be found again"
+        ) from error
+    if cutoffs != dict(bond_cutoffs):
+        raise StructureError(
+            f"the keys in {path} were found with bond_cutoffs = {cutoffs}, not {dict(bond_cutoffs)}; delete them, they"
+            " can be found again"
+        )
+    if source is not None and digest != file_hash(source):
+        raise StructureError(f"the keys in {path} are not those of {source}; delete them, they can be found again")
+    return keys
+
+
+def screened_before(stage: Stage, n_jobs: int = 1) -> list[CrystalKey]:
+    """Of the structures that the screen stages before this one left; only converged ones are known.
+
+    Those of an iteration without a valid file of keys are found anew, which the log of the item says.
+    n_jobs: processes, for finding them anew
+    """
+    matcher = stage.settings.loop.screen.matcher
+    known: list[CrystalKey] = []
+    for folder in stage.earlier("screen"):
+        try:
+            known += read_keys(folder / KEYS, matcher.bond_cutoffs, folder / OUTPUT)
+        except StructureError as error:
+            print(f"Finding crystal keys anew, because {error}")
+            known += matcher.keys(converged(folder / OUTPUT), n_jobs)
+    return known
