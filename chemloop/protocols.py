@@ -130,6 +130,12 @@ class Labeler(Protocol):
     def settings_id(self) -> str:
         """The level of theory, e.g. `teacher-7net-0-1a2b3c4d`: labels with different ids never meet."""
 
+    def relaxation_id(self) -> str:
+        """What decides, beside the level of theory, where a relaxation ends: its threshold, its limit of steps.
+
+        Single points do not depend on it, and labels of relaxations that differ in it mix. "" where there is nothing
+        """
+
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """Inputs for one calculation; kind is `relax` (cell and positions) or `static`."""
 

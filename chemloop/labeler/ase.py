@@ -40,7 +40,10 @@ class InProcessLabeler(ABC):
 
     @abstractmethod
     def settings_id(self) -> str:
-        """The level of theory, from the calculator, its arguments and the convergence limits."""
+        """The level of theory, from the calculator and its arguments."""
+
+    def relaxation_id(self) -> str:
+        return digest(self.fmax, self.max_steps)
 
     @abstractmethod
     def build_calculator(self) -> Calculator:
@@ -92,7 +95,7 @@ class AseLabeler(InProcessLabeler):
     calculator: dict[str, Any] = field(default_factory=dict)
 
     def settings_id(self) -> str:
-        return f"ase-{digest(self.calculator, self.fmax, self.max_steps)}"
+        return f"ase-{digest(self.calculator)}"
 
     def build_calculator(self) -> Calculator:
         return build_calculator(self.calculator, "labeler.calculator")

@@ -69,7 +69,10 @@ class GpawLabeler(ExternalLabeler):
 
     def settings_id(self) -> str:
         theory = (self.cutoff, self.k_density, self.valence, self.smearing, self.is_spin_polarized)
-        return f"gpaw-pbe-{digest(*theory, self.fmax, self.max_steps)}"
+        return f"gpaw-pbe-{digest(*theory)}"
+
+    def relaxation_id(self) -> str:
+        return digest(self.fmax, self.max_steps)
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """The structure and the settings; steps of an earlier attempt stay where they are.

@@ -18,7 +18,7 @@ class TeacherLabeler(InProcessLabeler):
     checkpoint: str = "7net-0"
 
     def settings_id(self) -> str:
-        return f"teacher-{self.checkpoint.rpartition('/')[2]}-{digest(self.checkpoint, self.fmax, self.max_steps)}"
+        return f"teacher-{self.checkpoint.rpartition('/')[2]}-{digest(self.checkpoint)}"
 
     def build_calculator(self) -> Calculator:
         return _teacher(self.checkpoint)

@@ -68,6 +68,10 @@ class VaspLabeler(ExternalLabeler):
         preset = {key: MPRelaxSet.CONFIG[key] for key in ("INCAR", "KPOINTS", "POTCAR")}
         return f"vasp-mprelaxset-{digest(preset, self.k_density, self.incar, self.potcar_functional)}"
 
+    def relaxation_id(self) -> str:
+        """The ionic threshold is ten times EDIFF, which is part of the level of theory."""
+        return ""
+
     def input_set(self, atoms: Atoms, kind: str) -> MPRelaxSet:
         """pymatgen's inputs for a structure whose atoms are in POSCAR's order."""
         from pymatgen.io.ase import AseAtomsAdaptor

@@ -47,9 +47,13 @@ class LabelCache:
                 f" reads {FORMAT}); name another folder with label_cache=FOLDER"
             )
 
-    def key(self, atoms: Atoms, kind: str, settings_id: str) -> str:
-        """Hash of species, positions, cell, kind of calculation and level of theory."""
-        digest = hashlib.sha256(f"{settings_id}/{kind}/".encode())
+    def key(self, atoms: Atoms, kind: str, settings_id: str, relaxation_id: str = "") -> str:
+        """Hash of species, positions, cell, kind of calculation and level of theory.
+
+        relaxation_id: what decides, beside the level of theory, where a relaxation ends; nothing to single points
+        """
+        limits = f"{relaxation_id}/" if kind == "relax" and relaxation_id else ""
+        digest = hashlib.sha256(f"{settings_id}/{kind}/{limits}".encode())
         digest.update(atoms.numbers.astype("<i8").tobytes())
         for array in (atoms.cell.array, atoms.positions):
             digest.update(np.rint(array / RESOLUTION).astype("<i8").tobytes())

@@ -127,12 +127,14 @@ class Protocol:
 
     def n_cached(self, atoms: Atoms, seed: int, is_reference: bool) -> int:
         """How many relaxations of a structure are in the cache."""
-        settings_id = self.labeler.settings_id()
         try:
             starts = self.starts(atoms, seed, is_reference)
         except ItemFailed:
             return 0
-        return sum(self.cache.key(start, "relax", settings_id) in self.cache for start in starts)
+        return sum(self._key(start, "relax") in self.cache for start in starts)
+
+    def _key(self, atoms: Atoms, kind: str) -> str:
+        return self.cache.key(atoms, kind, self.labeler.settings_id(), self.labeler.relaxation_id())
 
     def _check_distances(self, atoms: Atoms) -> None:
         if self.settings.min_distance_scale == 0:
@@ -155,7 +157,7 @@ class Protocol:
 
     def compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
         """The frames of one calculation, from the cache where it has them; none, and a reason, where it failed."""
-        key = self.cache.key(atoms, kind, self.labeler.settings_id())
+        key = self._key(atoms, kind)
         known = self.cache.get(key)
         if known is not None:
             result.n_from_cache += 1

@@ -21,9 +21,13 @@ class SpringLabeler:
     converges: bool = True
     failure: ItemFailed | None = None
     computed: list[str] = field(default_factory=list)
+    limits: str = ""
 
     def settings_id(self) -> str:
         return "spring-1"
+
+    def relaxation_id(self) -> str:
+        return self.limits
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         write_structures(workdir / f"{kind}.extxyz", [atoms])
@@ -103,6 +107,13 @@ def test_same_seed_same_labels_and_nothing_is_computed_twice(tmp_path):
     other = SpringLabeler()
     protocol(tmp_path, other).label(crystal(), seed=2, is_reference=False)
     assert len(other.computed) == 8
+
+
+def test_other_limits_of_relaxations_keep_the_single_points(tmp_path):
+    first, other = SpringLabeler(limits="100 steps"), SpringLabeler(limits="200 steps")
+    protocol(tmp_path, first).label(crystal(), seed=1, is_reference=False)
+    protocol(tmp_path, other).label(crystal(), seed=1, is_reference=False)
+    assert other.computed == ["relax"] * 3
 
 
 def test_forceful_frames_are_left_out_and_counted(tmp_path):
