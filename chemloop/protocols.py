@@ -125,7 +125,15 @@ class Labeler(Protocol):
 
     `write`, `command` and `read` are pure, so a code that needs a licence is testable without one;
     `run` executes what lies between them (`ExternalLabeler.run` starts `command` as a process).
+
+    is_instant: its labels cost too little to say beforehand how much
     """
+
+    is_instant: ClassVar[bool]
+
+    @property
+    def n_cores(self) -> int:
+        """That one calculation keeps busy."""
 
     def settings_id(self) -> str:
         """The level of theory, e.g. `teacher-7net-0-1a2b3c4d`: labels with different ids never meet."""

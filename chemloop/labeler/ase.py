@@ -27,6 +27,8 @@ class InProcessLabeler(ABC):
         step takes less time than a file
     """
 
+    is_instant: ClassVar[bool] = False
+    n_cores: ClassVar[int] = 1
     remembers_steps: ClassVar[bool] = False
 
     fmax: float = 0.05

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ase.calculators.calculator import Calculator
 
@@ -14,6 +15,8 @@ from chemloop.model.ase import digest
 @dataclass
 class TeacherLabeler(InProcessLabeler):
     """checkpoint: weights inside the sevenn package (7net-0, 7net-l3i5) or a path."""
+
+    is_instant: ClassVar[bool] = True
 
     checkpoint: str = "7net-0"
 

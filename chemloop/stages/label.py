@@ -17,8 +17,6 @@ from chemloop.stages.labelling import Protocol
 from chemloop.stages.stage import OUTPUT, Stage
 
 RELAXED = "relaxed.extxyz"
-INSTANT = ("teacher",)
-"""Labelers whose labels cost too little to speak of."""
 
 
 def ignore(done: int, total: int) -> None:
@@ -63,7 +61,7 @@ class Label(Stage):
 
     def ensure(self) -> dict[str, float]:
         """As every stage, but what it will cost is said first."""
-        if not self.is_done and self.settings.labeler.settings_id().partition("-")[0] not in INSTANT:
+        if not self.is_done and not self.settings.labeler.is_instant:
             print(self.forecast())
         return super().ensure()
 

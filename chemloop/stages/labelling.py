@@ -169,8 +169,8 @@ class Protocol:
                 self.labeler.write(atoms, kind, folder)
                 self.labeler.run(folder)
                 frames = self.labeler.read(folder)
-                cores = getattr(self.labeler, "n_cores", 1)
-                result.timings.append((kind, len(atoms), round((time.monotonic() - begin) * cores, 3)))
+                core_s = (time.monotonic() - begin) * self.labeler.n_cores
+                result.timings.append((kind, len(atoms), round(core_s, 3)))
             except ItemFailed as error:
                 if error.retryable:
                     raise

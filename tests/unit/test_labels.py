@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from chemloop.stages.labelling import LabelSettings, Protocol
 @dataclass
 class SpringLabeler:
     """Three ionic steps towards a fixed geometry; counts what it computes; fails on demand."""
+
+    is_instant: ClassVar[bool] = False
+    n_cores: ClassVar[int] = 2
 
     converges: bool = True
     failure: ItemFailed | None = None
