@@ -12,7 +12,7 @@ from chemloop.stages.stage import METRICS, Stage
 
 
 class ToyStage(Stage):
-    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `advance and die` (five times),
+    """what: per item `ok`, `fail`, `retry`, `retry once`, `die once`, `die`, `advance and die` (five times),
     `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`."""
 
     name = "screen"
@@ -31,7 +31,7 @@ class ToyStage(Stage):
             raise ItemFailed("it was told to fail")
         if what == "fatal":
             raise ConfigError("this can never work")
-        if what == "retry once" and n_attempts == 1:
+        if what == "retry" or (what == "retry once" and n_attempts == 1):
             raise ItemFailed("the node was lost", retryable=True)
         if what == "die" or (what == "die once" and n_attempts == 1):
             os.kill(os.getpid(), signal.SIGKILL)

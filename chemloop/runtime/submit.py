@@ -106,12 +106,19 @@ class Trials:
                 left.append(item)
             elif max(item.n_starts - first, self.n_idle[item]) < self.max_attempts:
                 left.append(item)
-            elif item.failure is None:
-                last = f"{back.reason}; " if back.reason else ""
-                times = f"ended {self.max_attempts} times without a result"
-                item.fail(f"its worker {times}; {last}last lines: {item.log_tail()!r}")
+            else:
+                self._give_up(item, back.reason)
             self.handed_out[item] = item.n_starts
         return left
+
+    def _give_up(self, item: Item, reason: str | None) -> None:
+        failure = item.failure
+        if failure is None:
+            last = f"{reason}; " if reason else ""
+            times = f"ended {self.max_attempts} times without a result"
+            item.fail(f"its worker {times}; {last}last lines: {item.log_tail()!r}")
+        elif not failure["is_fatal"]:
+            item.fail(f"{failure['reason']}; given up after {self.max_attempts} attempts")
 
 
 class Bar:

@@ -10,8 +10,10 @@ import time
 import psutil
 import pytest
 
+from chemloop.compute import HandedBack
+from chemloop.compute.local import LocalCompute
 from chemloop.config import load
-from chemloop.runtime import worker
+from chemloop.runtime import submit, worker
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ChemLoopError, StageFailed
 from chemloop.stages.stage import Stage
@@ -83,6 +85,41 @@ def test_item_whose_workers_always_die_is_given_up(stage):
     toy = stage("ok", "die", "ok")
     toy.ensure()
     assert "ended 3 times without a result" in toy.failures()[0]["reason"]
+
+
+class InlinePool:
+    """Runs items in the driver's own process, and ends a driver that would look for ever."""
+
+    note = ""
+    n_looks = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def handed_back(self, pending):
+        self.n_looks += 1
+        assert self.n_looks < 20, "the driver neither starts nor settles what is left"
+        return [HandedBack(list(pending))]
+
+    def start(self, items):
+        worker.run_items([str(item.folder) for item in items])
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    monkeypatch.setattr(LocalCompute, "pool", lambda *_: InlinePool())
+    monkeypatch.setattr(submit, "IDLENESS", 0)
+
+
+def test_item_that_always_fails_retryably_is_given_up(stage, inline):
+    toy = stage("ok", "retry", "ok")
+    toy.ensure()
+    assert attempts(toy, 1) == toy.settings.compute.max_attempts == 3
+    assert toy.failures() == [{"item": "0001", "reason": "the node was lost; given up after 3 attempts"}]
+    assert toy.item(1).failure == {"reason": toy.failures()[0]["reason"], "retryable": False, "is_fatal": False}
 
 
 def test_a_deadly_item_does_not_take_the_others_along(stage):
