@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures, write_structures
+from chemloop.physics.structures import parse_structures, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, StructureError
 
@@ -60,16 +60,17 @@ class LabelCache:
         return digest.hexdigest()
 
     def get(self, key: str) -> list[Atoms] | None:
-        """The frames of a calculation, or None; a damaged file counts as absent and is removed."""
+        """The frames of a calculation, or None; a file whose content is damaged counts as absent.
+
+        Nothing is removed here: by then another process may have written a good file in its place, as `put` does.
+        Raises: OSError where the file cannot be read, which says nothing about the label in it
+        """
         path = self._path(key)
-        if not path.exists():
-            return None
         try:
-            frames = read_structures(path)
-        except StructureError:
-            frames = []
+            frames = parse_structures(path.read_bytes().decode(), path)
+        except (FileNotFoundError, UnicodeDecodeError, StructureError):
+            return None
         if not frames or frames[-1].info.get("n_frames") != len(frames):
-            path.unlink(missing_ok=True)
             return None
         if self.max_gb is not None:
             with suppress(FileNotFoundError):
@@ -92,7 +93,7 @@ class LabelCache:
         self._shrink()
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).exists()
+        return self.get(key) is not None
 
     def calculations(self) -> Iterator[list[Atoms]]:
         """The frames of every calculation, in the order of their keys; damaged ones are left out."""

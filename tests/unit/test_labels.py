@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from chemloop.physics.structures import read_structures, set_results, write_structures
-from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime import label_cache
+from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.stages.labelling import LabelSettings, Protocol
 
@@ -206,7 +207,8 @@ def test_failed_labels_are_in_the_ledger_with_their_reasons(tmp_path):
     assert rows[names[0]]["label_converged"] and "label_converged" not in rows[names[1]]
 
 
-def test_truncated_label_counts_as_absent(tmp_path):
+@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: text[:-200] + b"\xff" * 200])
+def test_damaged_label_counts_as_absent(tmp_path, damage):
     cache = LabelCache(tmp_path)
     labeler = SpringLabeler()
     labeler.write(crystal(), "relax", tmp_path)
@@ -215,9 +217,48 @@ def test_truncated_label_counts_as_absent(tmp_path):
     cache.put(key, frames)
     assert len(cache.get(key) or []) == 3
     path = next(tmp_path.glob(f"*/{key}.extxyz"))
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[: 2 * (len(crystal()) + 2)]))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert cache.get(key) is None and key not in cache
+    cache.put(key, frames)
+    assert path.read_bytes() == whole and key in cache
+
+
+def test_label_that_cannot_be_read_stays(tmp_path):
+    import resource
+
+    cache = LabelCache(tmp_path)
+    key = cache.key(crystal(), "static", "spring-1")
+    frame = set_results(crystal(), "label", -4.0, np.zeros((4, 3)), np.eye(3), "spring-1")
+    cache.put(key, [frame])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            cache.get(key)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(cache.calculations())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert cache.get(key) is not None
+
+
+def test_reading_damage_does_not_remove_what_another_process_has_just_written(tmp_path, monkeypatch):
+    cache = LabelCache(tmp_path)
+    key = cache.key(crystal(), "static", "spring-1")
+    frame = set_results(crystal(), "label", -4.0, np.zeros((4, 3)), np.eye(3), "spring-1")
+    cache.put(key, [frame])
+    path = next(tmp_path.glob(f"*/{key}.extxyz"))
+    path.write_text("2\n")
+
+    def parse_late(*what: object) -> list[Atoms]:
+        LabelCache(tmp_path).put(key, [frame])
+        raise StructureError("truncated")
+
+    monkeypatch.setattr(label_cache, "parse_structures", parse_late)
     assert cache.get(key) is None
-    assert not path.exists()
+    monkeypatch.undo()
+    assert cache.get(key) is not None
 
 
 def test_key_knows_structure_kind_and_settings(tmp_path):
