@@ -13,6 +13,7 @@ from chemloop.stages.stage import METRICS, Stage
 
 class ToyStage(Stage):
     """what: per item `ok`, `fail`, `retry`, `retry once`, `die once`, `die`, `advance and die` (five times),
+    `go back and forth` (for ever), `a finer step at a time` (five of them, one per attempt),
     `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`."""
 
     name = "screen"
@@ -38,6 +39,12 @@ class ToyStage(Stage):
         if what == "advance and die" and n_attempts <= 5:
             write_json(item.folder / "progress.json", {"done": n_attempts, "total": 6})
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "go back and forth":
+            write_json(item.folder / "progress.json", {"done": 4 - n_attempts % 2, "total": 6})
+            raise ItemFailed("the time is over", retryable=True)
+        if what == "a finer step at a time" and n_attempts <= 5:
+            write_json(item.folder / "progress.json", {"done": 0, "total": 6, "n_steps": n_attempts})
+            raise ItemFailed("the time is over", retryable=True)
         if what == "hog":
             memory = bytearray(2**30)
             memory[::4096] = b"1" * (len(memory) // 4096)

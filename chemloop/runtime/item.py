@@ -74,6 +74,18 @@ class Item:
             return None
 
     @property
+    def reached(self) -> tuple[int, int]:
+        """How far it has come: steps done, and those of a finer kind inside the next one; (0, 0) where it says nothing.
+
+        Greater means further.
+        """
+        try:
+            steps = read_json(self.folder / "progress.json")
+            return int(steps["done"]), int(steps.get("n_steps", 0))
+        except (FileNotFoundError, ValueError, KeyError):
+            return 0, 0
+
+    @property
     def n_starts(self) -> int:
         """How often a worker has begun it."""
         path = self.folder / ".starts"
@@ -103,7 +115,9 @@ class Item:
         write_json(self.folder / "FAILED", {"reason": reason, "retryable": retryable, "is_fatal": is_fatal})
 
     def reopen(self) -> None:
-        """Forget how it ended, so that it runs again."""
+        """Forget how it ended, so that it runs again; one that was done begins anew."""
+        if self.is_done:
+            (self.folder / "progress.json").unlink(missing_ok=True)
         for marker in ("DONE", "FAILED"):
             (self.folder / marker).unlink(missing_ok=True)
 

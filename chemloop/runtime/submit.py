@@ -87,7 +87,7 @@ class Trials:
 
     def __init__(self, items: Sequence[Item], max_attempts: int):
         self.max_attempts = max_attempts
-        self.origins = {item: (item.progress, item.n_starts) for item in items}
+        self.origins = {item: (item.reached, item.n_starts) for item in items}
         self.handed_out: dict[Item, int] = {}
         self.n_idle: Counter[Item] = Counter()
 
@@ -100,9 +100,9 @@ class Trials:
         left = []
         for item in items:
             self.n_idle[item] = self.n_idle[item] + 1 if was_idle else 0
-            progress, first = self.origins[item]
-            if item.progress != progress:
-                self.origins[item] = item.progress, item.n_starts
+            furthest, first = self.origins[item]
+            if item.reached > furthest:
+                self.origins[item] = item.reached, item.n_starts
                 left.append(item)
             elif max(item.n_starts - first, self.n_idle[item]) < self.max_attempts:
                 left.append(item)

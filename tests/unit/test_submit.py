@@ -122,6 +122,18 @@ def test_item_that_always_fails_retryably_is_given_up(stage, inline):
     assert toy.item(1).failure == {"reason": toy.failures()[0]["reason"], "retryable": False, "is_fatal": False}
 
 
+def test_finer_steps_count_as_getting_further(stage, inline):
+    toy = stage("a finer step at a time")
+    toy.ensure()
+    assert attempts(toy, 0) == 6 > toy.settings.compute.max_attempts
+
+
+def test_item_that_only_falls_back_and_catches_up_is_given_up(stage, inline):
+    toy = stage("go back and forth", "ok")
+    toy.ensure()
+    assert attempts(toy, 0) == 2 + toy.settings.compute.max_attempts
+
+
 def test_a_deadly_item_does_not_take_the_others_along(stage):
     toy = stage("die", "ok", "ok", "ok")
     toy.settings.compute.cpu.workers = 1
