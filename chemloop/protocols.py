@@ -153,6 +153,9 @@ class Labeler(Protocol):
     def run(self, workdir: Path) -> None:
         """Compute it."""
 
+    def n_ionic_steps(self, workdir: Path) -> int:
+        """How far a relaxation has come that was interrupted, in steps that the next attempt need not compute."""
+
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps, first to last, as frames; the last one of a relaxation carries `converged`.
 

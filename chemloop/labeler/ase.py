@@ -83,6 +83,11 @@ class InProcessLabeler(ABC):
             frame.calc = None
         write_structures(workdir / "frames.extxyz", frames)
 
+    def n_ionic_steps(self, workdir: Path) -> int:
+        from chemloop.labeler.ionic_steps import StepFolder
+
+        return len(StepFolder(workdir / "steps"))
+
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps, first to last."""
         return read_structures(workdir / "frames.extxyz")

@@ -110,6 +110,11 @@ class GpawLabeler(ExternalLabeler):
         words = check_program(self.mpi, "labeler.mpi", "install Open MPI (make dft), or set labeler.n_ranks=1")
         return [*allow, *words, str(self.n_ranks), gpaw, "python", *module]
 
+    def n_ionic_steps(self, workdir: Path) -> int:
+        from chemloop.labeler.ionic_steps import StepFolder
+
+        return len(StepFolder(workdir / "steps"))
+
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps of all attempts, first to last; the last of a relaxation carries `converged`.
 

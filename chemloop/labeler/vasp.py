@@ -123,6 +123,11 @@ class VaspLabeler(ExternalLabeler):
     def command(self, workdir: Path) -> list[str]:
         return [sys.executable, "-m", "chemloop.labeler.vasp_job"]
 
+    def n_ionic_steps(self, workdir: Path) -> int:
+        """Each attempt begins with the structure that the one before ended with, so that one counts once."""
+        counts = [path.read_bytes().count(b"</calculation>") for path in workdir.glob("vasprun*.xml")]
+        return sum(n - 1 for n in counts if n) + any(counts)
+
     def read(self, workdir: Path) -> list[Atoms]:
         """Electronically converged ionic steps of all attempts; the last of a relaxation carries `converged`.
 

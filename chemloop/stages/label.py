@@ -19,7 +19,7 @@ from chemloop.stages.stage import OUTPUT, Stage
 RELAXED = "relaxed.extxyz"
 
 
-def ignore(done: int, total: int) -> None:
+def ignore(done: int, total: int, n_steps: int) -> None:
     """Nobody is told of progress."""
 
 
@@ -41,8 +41,8 @@ class Label(Stage):
     def run(self, item: Item) -> Sequence[str]:
         (atoms,) = read_structures(item.folder / "input.extxyz")
 
-        def note_progress(done: int, total: int) -> None:
-            write_json(item.folder / "progress.json", {"done": done, "total": total})
+        def note_progress(done: int, total: int, n_steps: int) -> None:
+            write_json(item.folder / "progress.json", {"done": done, "total": total, "n_steps": n_steps})
 
         folder = item.folder / "calculations"
         protocol = self._protocol(folder, note_progress)
@@ -55,9 +55,10 @@ class Label(Stage):
         write_json(item.folder / "label.json", {"reasons": labelled.reasons, "timings": labelled.timings, **counts})
         return [OUTPUT, RELAXED, "label.json"]
 
-    def _protocol(self, folder: Path | None = None, on_progress: Callable[[int, int], None] = ignore) -> Protocol:
+    def _protocol(self, folder: Path | None = None, on_progress: Callable[[int, int, int], None] = ignore) -> Protocol:
         cache = LabelCache(Path(self.settings.label_cache), self.settings.label_cache_gb)
-        return Protocol(self.settings.labeler, self.settings.loop.label, cache, folder, on_progress)
+        per, max_attempts = self.settings.loop.label, self.settings.compute.max_attempts
+        return Protocol(self.settings.labeler, per, cache, folder, on_progress, max_attempts)
 
     def ensure(self) -> dict[str, float]:
         """As every stage, but what it will cost is said first."""
