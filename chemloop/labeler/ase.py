@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from chemloop.labeler.external import KINDS, check_kind
 from chemloop.model.ase import build_calculator, digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.errors import ConfigError
-
-KINDS = ("relax", "static")
 
 
 @dataclass
@@ -53,8 +52,7 @@ class InProcessLabeler(ABC):
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """One structure in `relax.extxyz` or `static.extxyz`."""
-        if kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}, it must be one of {KINDS}")
+        check_kind(kind)
         write_structures(workdir / f"{kind}.extxyz", [atoms])
 
     def command(self, workdir: Path) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json, write_whole
+from chemloop.runtime.process import last_lines
 
 VERSIONED = ("torch", "ase", "pymatgen", "lightning", "numpy")
 
@@ -123,6 +124,4 @@ class Item:
 
     def log_tail(self, n_lines: int = 5) -> str:
         """The last lines that it printed."""
-        path = self.folder / "log.out"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return "\n".join(lines[-n_lines:])
+        return last_lines(self.folder / "log.out", n_lines)

@@ -16,6 +16,7 @@ from chemloop.config import load
 from chemloop.runtime import submit, worker
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ChemLoopError, StageFailed
+from chemloop.runtime.item import Item
 from chemloop.stages.stage import Stage
 from tests.toy_stage import ToyStage
 
@@ -67,6 +68,13 @@ def test_failures_are_told_apart(stage):
     assert [attempts(toy, number) for number in (2, 3)] == [2, 2]
     assert toy.failures() == [{"item": "0001", "reason": "it was told to fail"}]
     assert "attempt 1 of fail" in toy.item(1).log_tail()
+
+
+def test_last_lines_of_an_item(tmp_path):
+    item = Item(tmp_path)
+    assert item.log_tail() == "nothing"
+    (tmp_path / "log.out").write_text("one\n\n  two \nthree\n\n")
+    assert (item.log_tail(), item.log_tail(2)) == ("one | two | three", "two | three")
 
 
 def test_finished_stage_is_not_touched_and_damage_is_repaired(stage):
