@@ -178,7 +178,7 @@ class Protocol:
         Raises: ItemFailed, retryable
         """
         key = self._key(atoms, kind)
-        known = self.cache.get(key)
+        known = self.cache.get(key, atoms)
         if known is not None:
             result.n_from_cache += 1
             self.on_progress(result.n_done, result.n_planned, 0)
@@ -191,7 +191,7 @@ class Protocol:
             if attempts.reason:
                 result.reasons.append(attempts.reason)
             else:
-                self.cache.put(key, frames)
+                self.cache.put(key, frames, atoms)
                 if self.folder is not None:
                     shutil.rmtree(folder)
         self.on_progress(result.n_done, result.n_planned, 0)
