@@ -79,7 +79,7 @@ class LabelCache:
             frames = parse_structures(path.read_bytes().decode(), path)
         except (FileNotFoundError, UnicodeDecodeError, StructureError):
             return None
-        if not frames or frames[-1].info.get("n_frames") != len(frames):
+        if not frames or frames[-1].info.pop("n_frames", None) != len(frames):
             return None
         if self.max_gb is not None:
             with suppress(FileNotFoundError):

@@ -80,6 +80,9 @@ def test_label_of_the_same_crystal_comes_in_the_order_of_who_asks(tmp_path, kind
     found = first.compute(other, kind, result)
     assert (result.n_computed, result.n_from_cache) == (0, 1)
     fresh = Protocol(labeler, LabelSettings(), LabelCache(tmp_path / "empty")).compute(other, kind, Labelled())
+    again = first.compute(rocksalt(), kind, Labelled())
+    assert [frame.info.keys() for frame in again] == [frame.info.keys() for frame in computed]
+    assert all((a.positions == b.positions).all() for a, b in zip(again, computed, strict=True))
     for frame, here, there in zip(found, fresh, computed, strict=True):
         assert list(frame.numbers) == list(other.numbers)
         assert frame.arrays["label_forces"] == pytest.approx(here.arrays["label_forces"], abs=1e-6)

@@ -64,6 +64,16 @@ class SpringLabeler:
         return frames
 
 
+class PreciseLabeler(SpringLabeler):
+    """Gives more digits than a file of structures keeps, as VASP's parser does."""
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        frames = super().read(workdir)
+        for frame in frames:
+            frame.positions += 4.9e-9
+        return frames
+
+
 def crystal() -> Atoms:
     atoms = bulk("Li", cubic=True) * (2, 1, 1)
     atoms.info["id"] = "i01-g000-0000"
@@ -115,6 +125,15 @@ def test_same_seed_same_labels_and_nothing_is_computed_twice(tmp_path):
     other = SpringLabeler()
     protocol(tmp_path, other).label(crystal(), seed=2, is_reference=False)
     assert len(other.computed) == 8
+
+
+def test_single_points_are_the_same_ones_after_a_restart(tmp_path):
+    whole = protocol(tmp_path, PreciseLabeler()).label(crystal(), seed=1, is_reference=False)
+    later = protocol(tmp_path, PreciseLabeler()).label(crystal(), seed=1, is_reference=False)
+    assert whole.n_computed == later.n_from_cache == 8
+    assert whole.relaxed is not None and later.relaxed is not None
+    assert (whole.relaxed.positions == later.relaxed.positions).all()
+    assert whole.relaxed.info.keys() == later.relaxed.info.keys()
 
 
 def test_other_limits_of_relaxations_keep_the_single_points(tmp_path):
