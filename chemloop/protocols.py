@@ -126,10 +126,24 @@ class Labeler(Protocol):
 
     `write`, `command` and `read` are pure, so a code that needs a licence is testable without one;
     `run` executes what lies between them (`ExternalLabeler.run` starts `command` as a process).
+
+    is_instant: its labels cost too little to say beforehand how much
     """
+
+    is_instant: ClassVar[bool]
+
+    @property
+    def n_cores(self) -> int:
+        """That one calculation keeps busy."""
 
     def settings_id(self) -> str:
         """The level of theory, e.g. `teacher-7net-0-1a2b3c4d`: labels with different ids never meet."""
+
+    def relaxation_id(self) -> str:
+        """What decides, beside the level of theory, where a relaxation ends: its threshold, its limit of steps.
+
+        Single points do not depend on it, and labels of relaxations that differ in it mix. "" where there is nothing
+        """
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """Inputs for one calculation; kind is `relax` (cell and positions) or `static`."""
@@ -139,6 +153,9 @@ class Labeler(Protocol):
 
     def run(self, workdir: Path) -> None:
         """Compute it."""
+
+    def n_ionic_steps(self, workdir: Path) -> int:
+        """How far a relaxation has come that was interrupted, in steps that the next attempt need not compute."""
 
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps, first to last, as frames; the last one of a relaxation carries `converged`.

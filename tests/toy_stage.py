@@ -12,7 +12,8 @@ from chemloop.stages.stage import METRICS, Stage
 
 
 class ToyStage(Stage):
-    """what: per item `ok`, `fail`, `retry once`, `die once`, `die`, `advance and die` (five times),
+    """what: per item `ok`, `fail`, `retry`, `retry once`, `die once`, `die`, `advance and die` (five times),
+    `go back and forth` (for ever), `a finer step at a time` (five of them, one per attempt),
     `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`."""
 
     name = "screen"
@@ -31,13 +32,19 @@ class ToyStage(Stage):
             raise ItemFailed("it was told to fail")
         if what == "fatal":
             raise ConfigError("this can never work")
-        if what == "retry once" and n_attempts == 1:
+        if what == "retry" or (what == "retry once" and n_attempts == 1):
             raise ItemFailed("the node was lost", retryable=True)
         if what == "die" or (what == "die once" and n_attempts == 1):
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "advance and die" and n_attempts <= 5:
             write_json(item.folder / "progress.json", {"done": n_attempts, "total": 6})
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "go back and forth":
+            write_json(item.folder / "progress.json", {"done": 4 - n_attempts % 2, "total": 6})
+            raise ItemFailed("the time is over", retryable=True)
+        if what == "a finer step at a time" and n_attempts <= 5:
+            write_json(item.folder / "progress.json", {"done": 0, "total": 6, "n_steps": n_attempts})
+            raise ItemFailed("the time is over", retryable=True)
         if what == "hog":
             memory = bytearray(2**30)
             memory[::4096] = b"1" * (len(memory) // 4096)

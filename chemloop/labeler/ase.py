@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from chemloop.labeler.external import KINDS, check_kind
 from chemloop.model.ase import build_calculator, digest
 from chemloop.physics.structures import read_structures, set_results, write_structures
 from chemloop.runtime.errors import ConfigError, ItemFailed
-
-KINDS = ("relax", "static")
 
 
 @dataclass
@@ -28,6 +27,8 @@ class InProcessLabeler(ABC):
         step takes less time than a file
     """
 
+    is_instant: ClassVar[bool] = False
+    n_cores: ClassVar[int] = 1
     remembers_steps: ClassVar[bool] = False
 
     fmax: float = 0.05
@@ -41,7 +42,10 @@ class InProcessLabeler(ABC):
 
     @abstractmethod
     def settings_id(self) -> str:
-        """The level of theory, from the calculator, its arguments and the convergence limits."""
+        """The level of theory, from the calculator and its arguments."""
+
+    def relaxation_id(self) -> str:
+        return digest(self.fmax, self.max_steps)
 
     @abstractmethod
     def build_calculator(self) -> Calculator:
@@ -49,8 +53,7 @@ class InProcessLabeler(ABC):
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """One structure in `relax.extxyz` or `static.extxyz`."""
-        if kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}, it must be one of {KINDS}")
+        check_kind(kind)
         write_structures(workdir / f"{kind}.extxyz", [atoms])
 
     def command(self, workdir: Path) -> list[str]:
@@ -78,6 +81,11 @@ class InProcessLabeler(ABC):
             set_results(frame, "label", *results, self.settings_id())
             frame.calc = None
         write_structures(workdir / "frames.extxyz", frames)
+
+    def n_ionic_steps(self, workdir: Path) -> int:
+        from chemloop.labeler.ionic_steps import StepFolder
+
+        return len(StepFolder(workdir / "steps"))
 
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps, first to last."""
@@ -122,7 +130,7 @@ class AseLabeler(InProcessLabeler):
     calculator: dict[str, Any] = field(default_factory=dict)
 
     def settings_id(self) -> str:
-        return f"ase-{digest(self.calculator, self.fmax, self.max_steps)}"
+        return f"ase-{digest(self.calculator)}"
 
     def build_calculator(self) -> Calculator:
         calculator = build_calculator(self.calculator, "labeler.calculator")

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -24,6 +25,8 @@ LOG = "labeler.out"
 @dataclass
 class ExternalLabeler(ABC):
     """timeout_min: after this long a calculation is stopped; what it reached is where the next attempt begins."""
+
+    is_instant: ClassVar[bool] = False
 
     timeout_min: float = 1440
 

@@ -72,7 +72,10 @@ class GpawLabeler(ExternalLabeler):
 
     def settings_id(self) -> str:
         theory = (self.cutoff, self.k_density, self.valence, self.smearing, self.is_spin_polarized)
-        return f"gpaw-pbe-{digest(*theory, self.fmax, self.max_steps)}"
+        return f"gpaw-pbe-{digest(*theory)}"
+
+    def relaxation_id(self) -> str:
+        return digest(self.fmax, self.max_steps)
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         """The structure and the settings; steps of an earlier attempt stay where they are.
@@ -110,6 +113,11 @@ class GpawLabeler(ExternalLabeler):
         gpaw = str(Path(sys.executable).with_name("gpaw"))
         words = check_program(self.mpi, "labeler.mpi", "install Open MPI (make dft), or set labeler.n_ranks=1")
         return [*allow, *words, str(self.n_ranks), gpaw, "python", *module]
+
+    def n_ionic_steps(self, workdir: Path) -> int:
+        from chemloop.labeler.ionic_steps import StepFolder
+
+        return len(StepFolder(workdir / "steps"))
 
     def read(self, workdir: Path) -> list[Atoms]:
         """Ionic steps of all attempts, first to last; the last of a relaxation carries `converged`.

@@ -29,6 +29,9 @@ class StepFolder:
     folder: Path
     writes: bool = True
 
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.extxyz")))
+
     def read(self) -> list[Atoms]:
         """The steps so far, results in a `SinglePointCalculator`."""
         frames = [atoms for path in sorted(self.folder.glob("*.extxyz")) for atoms in read_structures(path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ase.calculators.calculator import Calculator
 
@@ -15,10 +16,12 @@ from chemloop.model.ase import digest
 class TeacherLabeler(InProcessLabeler):
     """checkpoint: weights inside the sevenn package (7net-0, 7net-l3i5) or a path."""
 
+    is_instant: ClassVar[bool] = True
+
     checkpoint: str = "7net-0"
 
     def settings_id(self) -> str:
-        return f"teacher-{self.checkpoint.rpartition('/')[2]}-{digest(self.checkpoint, self.fmax, self.max_steps)}"
+        return f"teacher-{self.checkpoint.rpartition('/')[2]}-{digest(self.checkpoint)}"
 
     def build_calculator(self) -> Calculator:
         return _teacher(self.checkpoint)

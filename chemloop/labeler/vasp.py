@@ -83,6 +83,10 @@ class VaspLabeler(ExternalLabeler):
         theory = {key: value for key, value in self.incar.items() if key not in HARMLESS}
         return f"vasp-mprelaxset-{digest(preset, self.k_density, theory, self.potcar_functional)}"
 
+    def relaxation_id(self) -> str:
+        """The ionic threshold is ten times EDIFF, which is part of the level of theory."""
+        return ""
+
     def input_set(self, atoms: Atoms, kind: str) -> MPRelaxSet:
         """pymatgen's inputs for a structure whose atoms are in POSCAR's order."""
         from pymatgen.io.ase import AseAtomsAdaptor
@@ -147,6 +151,11 @@ class VaspLabeler(ExternalLabeler):
 
     def command(self, workdir: Path) -> list[str]:
         return [sys.executable, "-m", "chemloop.labeler.vasp_job"]
+
+    def n_ionic_steps(self, workdir: Path) -> int:
+        """Each attempt begins with the structure that the one before ended with, so that one counts once."""
+        counts = [path.read_bytes().count(b"</calculation>") for path in workdir.glob("vasprun*.xml")]
+        return sum(n - 1 for n in counts if n) + any(counts)
 
     def read(self, workdir: Path) -> list[Atoms]:
         """Electronically converged ionic steps of all attempts; the last of a relaxation carries `converged`.

@@ -83,16 +83,30 @@ def read_structures(path: Path | str) -> list[Atoms]:
 
     Raises: StructureError when the file is missing, truncated or breaks the conventions
     """
-    # half of the time that the driver takes to start, and workflow=status would spend it for nothing
-    from ase.io import read
-
     path = Path(path)
     if not path.is_file():
         raise StructureError(f"no structure file {path}")
-    if path.stat().st_size == 0:
+    try:
+        content = path.read_text()
+    except Exception as error:
+        raise StructureError(f"{path} is not a readable extxyz file: {error}") from error
+    return parse_structures(content, path)
+
+
+def parse_structures(content: str, path: Path) -> list[Atoms]:
+    """All structures of an extxyz text, checked; path: where it was, for messages.
+
+    Raises: StructureError where it is truncated or breaks the conventions
+    """
+    # half of the time that the driver takes to start, and workflow=status would spend it for nothing
+    from ase.io import read
+
+    if not content:
         return []
     try:
-        structures = list(read(path, index=":", format="extxyz"))
+        structures = list(read(io.StringIO(content), index=":", format="extxyz"))
+    except MemoryError:
+        raise  # it says nothing about the text
     except Exception as error:
         raise StructureError(f"{path} is not a readable extxyz file: {error}") from error
     for number, atoms in enumerate(structures):

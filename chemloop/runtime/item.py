@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json, write_whole
+from chemloop.runtime.process import last_lines
 
 VERSIONED = ("torch", "ase", "pymatgen", "lightning", "numpy")
 
@@ -74,6 +75,18 @@ class Item:
             return None
 
     @property
+    def reached(self) -> tuple[int, int]:
+        """How far it has come: steps done, and those of a finer kind inside the next one; (0, 0) where it says nothing.
+
+        Greater means further.
+        """
+        try:
+            steps = read_json(self.folder / "progress.json")
+            return int(steps["done"]), int(steps.get("n_steps", 0))
+        except (FileNotFoundError, ValueError, KeyError):
+            return 0, 0
+
+    @property
     def n_starts(self) -> int:
         """How often a worker has begun it."""
         path = self.folder / ".starts"
@@ -103,12 +116,12 @@ class Item:
         write_json(self.folder / "FAILED", {"reason": reason, "retryable": retryable, "is_fatal": is_fatal})
 
     def reopen(self) -> None:
-        """Forget how it ended, so that it runs again."""
+        """Forget how it ended, so that it runs again; one that was done begins anew."""
+        if self.is_done:
+            (self.folder / "progress.json").unlink(missing_ok=True)
         for marker in ("DONE", "FAILED"):
             (self.folder / marker).unlink(missing_ok=True)
 
     def log_tail(self, n_lines: int = 5) -> str:
         """The last lines that it printed."""
-        path = self.folder / "log.out"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return "\n".join(lines[-n_lines:])
+        return last_lines(self.folder / "log.out", n_lines)

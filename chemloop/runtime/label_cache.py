@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures, write_structures
+from chemloop.physics.structures import parse_structures, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, StructureError
 
-RESOLUTION = 1e-6
-"""A; structures whose coordinates agree to this are the same calculation."""
+CELL_RESOLUTION = 1e-6
+"""A, to which components of cell vectors are rounded."""
+GRID = 10_000_000
+"""Places along each cell vector that an atom can be at; 1e-6 A in a cell of 10 A."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the folder. It changes when a key or a file comes to mean something else; the number is in `cache.json`."""
 
 
@@ -47,33 +49,50 @@ class LabelCache:
                 f" reads {FORMAT}); name another folder with label_cache=FOLDER"
             )
 
-    def key(self, atoms: Atoms, kind: str, settings_id: str) -> str:
-        """Hash of species, positions, cell, kind of calculation and level of theory."""
-        digest = hashlib.sha256(f"{settings_id}/{kind}/".encode())
-        digest.update(atoms.numbers.astype("<i8").tobytes())
-        for array in (atoms.cell.array, atoms.positions):
-            digest.update(np.rint(array / RESOLUTION).astype("<i8").tobytes())
+    def key(self, atoms: Atoms, kind: str, settings_id: str, relaxation_id: str = "") -> str:
+        """Hash of the structure, the kind of calculation and the level of theory.
+
+        Two structures are the same calculation where they have the same cell vectors, and the same atoms in it, in any
+        order and up to lattice vectors, all as rounded by `canonical`. A rotated crystal, another choice of cell or of
+        origin, and a supercell are other calculations: their forces are other arrays, and their energies agree only as
+        far as a code's mesh and grid allow. Two that differ by less than the resolution are other calculations as well
+        where rounding happens to part them; then the label is computed once more.
+
+        relaxation_id: what decides, beside the level of theory, where a relaxation ends; nothing to single points
+        """
+        limits = f"{relaxation_id}/" if kind == "relax" and relaxation_id else ""
+        digest = hashlib.sha256(f"{settings_id}/{kind}/{limits}".encode())
+        cell, rows, _ = canonical(atoms)
+        digest.update(cell.tobytes() + rows.tobytes())
         return digest.hexdigest()
 
-    def get(self, key: str) -> list[Atoms] | None:
-        """The frames of a calculation, or None; a damaged file counts as absent and is removed."""
+    def get(self, key: str, structure: Atoms | None = None) -> list[Atoms] | None:
+        """The frames of a calculation, or None; a file whose content is damaged counts as absent.
+
+        structure: whose order of atoms the frames get; None: the canonical one. Which image of the cell an atom lies in
+            may differ from there
+        Nothing is removed here: by then another process may have written a good file in its place, as `put` does.
+        Raises: OSError where the file cannot be read, which says nothing about the label in it
+        """
         path = self._path(key)
-        if not path.exists():
-            return None
         try:
-            frames = read_structures(path)
-        except StructureError:
-            frames = []
-        if not frames or frames[-1].info.get("n_frames") != len(frames):
-            path.unlink(missing_ok=True)
+            frames = parse_structures(path.read_bytes().decode(), path)
+        except (FileNotFoundError, UnicodeDecodeError, StructureError):
+            return None
+        if not frames or frames[-1].info.pop("n_frames", None) != len(frames):
             return None
         if self.max_gb is not None:
             with suppress(FileNotFoundError):
                 os.utime(path)
-        return frames
+        return frames if structure is None else [frame[np.argsort(canonical(structure)[2])] for frame in frames]
 
-    def put(self, key: str, frames: Sequence[Atoms]) -> None:
-        """Store the frames of a calculation and note in `computed.log` that it was done."""
+    def put(self, key: str, frames: Sequence[Atoms], structure: Atoms | None = None) -> None:
+        """Store the frames of a calculation and note in `computed.log` that it was done.
+
+        structure: that of the key, with the atoms in the order of the frames; None: the first frame, for single points
+        """
+        order = canonical(frames[0] if structure is None else structure)[2]
+        frames = [frame[order] for frame in frames]
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "cache.json").exists():
@@ -88,7 +107,7 @@ class LabelCache:
         self._shrink()
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).exists()
+        return self.get(key) is not None
 
     def calculations(self) -> Iterator[list[Atoms]]:
         """The frames of every calculation, in the order of their keys; damaged ones are left out."""
@@ -115,3 +134,16 @@ class LabelCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.extxyz"
+
+
+def canonical(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A structure in integers that depend neither on the order of its atoms nor on the images of the cell they lie in.
+
+    Returns: (3, 3) cell vectors in CELL_RESOLUTION; (n_atoms, 4) atomic number and place on the GRID of each atom, in
+        ascending order; (n_atoms,) which atoms these are
+    """
+    cell = np.rint(atoms.cell.array / CELL_RESOLUTION).astype("<i8")
+    places = np.rint(atoms.get_scaled_positions(wrap=False) * GRID).astype("<i8") % GRID
+    rows = np.column_stack([atoms.numbers, places]).astype("<i8")
+    order = np.lexsort(rows.T[::-1])
+    return cell, rows[order], order

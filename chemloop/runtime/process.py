@@ -85,6 +85,7 @@ def _stop(processes: Sequence[psutil.Process]) -> None:
 
 
 def last_lines(log: Path, n: int = 3) -> str:
-    """The last lines of a log that are not empty, separated by |; a word where there are none."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    """The last lines of a log that are not empty, separated by |; a word where there are none, or no log."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-n:]) or "nothing"

@@ -39,7 +39,7 @@ class Work:
 
     def progress(self) -> list[object]:
         items = [Item(Path(folder)) for folder in self.folders]
-        return [(item.is_finished, item.progress) for item in items]
+        return [(item.is_finished, item.reached) for item in items]
 
     def put_back(self, signum: int, frame: FrameType | None) -> None:
         """Requeue this job and end at once: an exception could be taken for one of the item's."""

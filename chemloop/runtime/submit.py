@@ -87,7 +87,7 @@ class Trials:
 
     def __init__(self, items: Sequence[Item], max_attempts: int):
         self.max_attempts = max_attempts
-        self.origins = {item: (item.progress, item.n_starts) for item in items}
+        self.origins = {item: (item.reached, item.n_starts) for item in items}
         self.handed_out: dict[Item, int] = {}
         self.n_idle: Counter[Item] = Counter()
 
@@ -100,18 +100,25 @@ class Trials:
         left = []
         for item in items:
             self.n_idle[item] = self.n_idle[item] + 1 if was_idle else 0
-            progress, first = self.origins[item]
-            if item.progress != progress:
-                self.origins[item] = item.progress, item.n_starts
+            furthest, first = self.origins[item]
+            if item.reached > furthest:
+                self.origins[item] = item.reached, item.n_starts
                 left.append(item)
             elif max(item.n_starts - first, self.n_idle[item]) < self.max_attempts:
                 left.append(item)
-            elif item.failure is None:
-                last = f"{back.reason}; " if back.reason else ""
-                times = f"ended {self.max_attempts} times without a result"
-                item.fail(f"its worker {times}; {last}last lines: {item.log_tail()!r}")
+            else:
+                self._give_up(item, back.reason)
             self.handed_out[item] = item.n_starts
         return left
+
+    def _give_up(self, item: Item, reason: str | None) -> None:
+        failure = item.failure
+        if failure is None:
+            last = f"{reason}; " if reason else ""
+            times = f"ended {self.max_attempts} times without a result"
+            item.fail(f"its worker {times}; {last}last lines: {item.log_tail()!r}")
+        elif not failure["is_fatal"]:
+            item.fail(f"{failure['reason']}; given up after {self.max_attempts} attempts")
 
 
 class Bar:

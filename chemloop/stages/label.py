@@ -17,11 +17,9 @@ from chemloop.stages.labelling import Protocol
 from chemloop.stages.stage import OUTPUT, Stage
 
 RELAXED = "relaxed.extxyz"
-INSTANT = ("teacher",)
-"""Labelers whose labels cost too little to speak of."""
 
 
-def ignore(done: int, total: int) -> None:
+def ignore(done: int, total: int, n_steps: int) -> None:
     """Nobody is told of progress."""
 
 
@@ -43,8 +41,8 @@ class Label(Stage):
     def run(self, item: Item) -> Sequence[str]:
         (atoms,) = read_structures(item.folder / "input.extxyz")
 
-        def note_progress(done: int, total: int) -> None:
-            write_json(item.folder / "progress.json", {"done": done, "total": total})
+        def note_progress(done: int, total: int, n_steps: int) -> None:
+            write_json(item.folder / "progress.json", {"done": done, "total": total, "n_steps": n_steps})
 
         folder = item.folder / "calculations"
         protocol = self._protocol(folder, note_progress)
@@ -57,13 +55,14 @@ class Label(Stage):
         write_json(item.folder / "label.json", {"reasons": labelled.reasons, "timings": labelled.timings, **counts})
         return [OUTPUT, RELAXED, "label.json"]
 
-    def _protocol(self, folder: Path | None = None, on_progress: Callable[[int, int], None] = ignore) -> Protocol:
+    def _protocol(self, folder: Path | None = None, on_progress: Callable[[int, int, int], None] = ignore) -> Protocol:
         cache = LabelCache(Path(self.settings.label_cache), self.settings.label_cache_gb)
-        return Protocol(self.settings.labeler, self.settings.loop.label, cache, folder, on_progress)
+        per, max_attempts = self.settings.loop.label, self.settings.compute.max_attempts
+        return Protocol(self.settings.labeler, per, cache, folder, on_progress, max_attempts)
 
     def ensure(self) -> dict[str, float]:
         """As every stage, but what it will cost is said first."""
-        if not self.is_done and self.settings.labeler.settings_id().partition("-")[0] not in INSTANT:
+        if not self.is_done and not self.settings.labeler.is_instant:
             print(self.forecast())
         return super().ensure()
 

@@ -22,6 +22,7 @@ from chemloop.protocols import Labeler
 from chemloop.runtime.errors import ConfigError, ItemFailed
 from chemloop.runtime.item import derived_seed
 from chemloop.runtime.label_cache import LabelCache
+from chemloop.stages.attempts import Attempts, forget
 
 
 @dataclass
@@ -64,7 +65,8 @@ class LabelSettings:
 class Labelled:
     """frames: what the protocol kept; relaxed: the converged structure of lowest energy, labelled.
 
-    timings: of each calculation that was not in the cache, its kind, number of atoms and core seconds
+    timings: of each calculation that was not in the cache, its kind, number of atoms and core seconds: those of all
+        attempts that ended by themselves, whether or not there is a label
     n_computed, n_from_cache: calculations that were done here, and those that were known already; which is which
         depends on what ran before, so neither is a metric
     """
@@ -77,6 +79,12 @@ class Labelled:
     n_too_forceful: int = 0
     n_too_close: int = 0
     timings: list[tuple[str, int, float]] = field(default_factory=list)
+    n_planned: int = 0
+
+    @property
+    def n_done(self) -> int:
+        """Calculations that need not be looked at again."""
+        return self.n_computed + self.n_from_cache
 
 
 @dataclass
@@ -84,27 +92,30 @@ class Protocol:
     """One labeler, its settings and the cache, ready to label structures.
 
     folder: where unfinished calculations stay, so that the next attempt continues them; None: nowhere
-    on_progress: called with the calculations that are done and those there will be
+    on_progress: called with the calculations that are done, those there will be, and the ionic steps that the next one
+        has on disk
+    max_attempts: how often in a row a calculation may fail retryably and come no further before it is left out
     """
 
     labeler: Labeler
     settings: LabelSettings
     cache: LabelCache
     folder: Path | None = None
-    on_progress: Callable[[int, int], None] = lambda done, total: None
+    on_progress: Callable[[int, int, int], None] = lambda done, total, n_steps: None
+    max_attempts: int = 3
 
     def label(self, atoms: Atoms, seed: int, is_reference: bool) -> Labelled:
         """All labels of one structure; a reference is also relaxed as it is, because it defines the hull.
 
-        Raises: ItemFailed where atoms overlap, before anything is computed, and when no relaxation came to a result
+        A calculation that fails costs no other one: it is left out, and its reason kept.
+        Raises: ItemFailed where atoms overlap, before anything is computed, and when no relaxation came to a result;
+            retryable where a calculation is to be tried again
         """
         self._check_distances(atoms)
-        result = Labelled()
         starts = self.starts(atoms, seed, is_reference)
-        n_all = len(starts) + self.settings.n_static
+        result = Labelled(n_planned=len(starts) + self.settings.n_static)
         for number, start in enumerate(starts):
             steps = self.compute(start, "relax", result)
-            self.on_progress(number + 1, n_all)
             if steps:
                 rng = np.random.default_rng(derived_seed(seed, "steps", number))
                 self._keep(
@@ -112,12 +123,17 @@ class Protocol:
                 )
                 self._offer(steps[-1], atoms, result)
         if result.relaxed is None:
+            if self.folder is not None:
+                forget(self.folder)  # who removes the item's FAILED wants everything to be tried again
             raise ItemFailed(f"no relaxation of {atoms.info['id']} came to a result: {'; '.join(result.reasons)}")
         if result.relaxed.info["converged"]:
             for number in range(self.settings.n_static):
-                shot = self._perturbed(result.relaxed, seed, "static", number)
+                try:
+                    shot = self._perturbed(result.relaxed, seed, "static", number)
+                except ItemFailed as error:
+                    result.reasons.append(error.reason)
+                    continue
                 self._keep(self.compute(shot, "static", result), atoms, "static", result)
-                self.on_progress(len(starts) + number + 1, n_all)
         return result
 
     def starts(self, atoms: Atoms, seed: int, is_reference: bool) -> list[Atoms]:
@@ -127,12 +143,14 @@ class Protocol:
 
     def n_cached(self, atoms: Atoms, seed: int, is_reference: bool) -> int:
         """How many relaxations of a structure are in the cache."""
-        settings_id = self.labeler.settings_id()
         try:
             starts = self.starts(atoms, seed, is_reference)
         except ItemFailed:
             return 0
-        return sum(self.cache.key(start, "relax", settings_id) in self.cache for start in starts)
+        return sum(self._key(start, "relax") in self.cache for start in starts)
+
+    def _key(self, atoms: Atoms, kind: str) -> str:
+        return self.cache.key(atoms, kind, self.labeler.settings_id(), self.labeler.relaxation_id())
 
     def _check_distances(self, atoms: Atoms) -> None:
         if self.settings.min_distance_scale == 0:
@@ -154,29 +172,51 @@ class Protocol:
         return perturb(atoms, (least, largest), (least_strain, largest_strain), rng, self.settings.min_distance_scale)
 
     def compute(self, atoms: Atoms, kind: str, result: Labelled) -> list[Atoms]:
-        """The frames of one calculation, from the cache where it has them; none, and a reason, where it failed."""
-        key = self.cache.key(atoms, kind, self.labeler.settings_id())
-        known = self.cache.get(key)
+        """The frames of one calculation, from the cache where it has them; none, and a reason, where it failed.
+
+        What failed for good in an earlier attempt of the item is not computed again.
+        Raises: ItemFailed, retryable
+        """
+        key = self._key(atoms, kind)
+        known = self.cache.get(key, atoms)
         if known is not None:
             result.n_from_cache += 1
+            self.on_progress(result.n_done, result.n_planned, 0)
             return known
-        result.n_computed += 1
         with self._workdir(key) as folder:
-            try:
-                begin = time.monotonic()
-                self.labeler.write(atoms, kind, folder)
-                self.labeler.run(folder)
-                frames = self.labeler.read(folder)
-                cores = getattr(self.labeler, "n_cores", 1)
-                result.timings.append((kind, len(atoms), round((time.monotonic() - begin) * cores, 3)))
-            except ItemFailed as error:
-                if error.retryable:
-                    raise
-                result.reasons.append(error.reason)
-                return []
-            self.cache.put(key, frames)
-            if self.folder is not None:
-                shutil.rmtree(folder)
+            attempts = Attempts.at(folder)
+            frames = [] if attempts.reason else self._attempt(atoms, kind, folder, attempts, result)
+            result.n_computed += 1
+            result.timings.append((kind, len(atoms), round(attempts.core_s, 3)))
+            if attempts.reason:
+                result.reasons.append(attempts.reason)
+            else:
+                self.cache.put(key, frames, atoms)
+                # with the digits that a file keeps: what follows from a label must not depend on who computed it when
+                frames = self.cache.get(key, atoms) or frames
+                if self.folder is not None:
+                    shutil.rmtree(folder)
+        self.on_progress(result.n_done, result.n_planned, 0)
+        return frames
+
+    def _attempt(self, atoms: Atoms, kind: str, folder: Path, attempts: Attempts, result: Labelled) -> list[Atoms]:
+        # what an attempt that was killed has reached is known only now
+        self.on_progress(result.n_done, result.n_planned, self.labeler.n_ionic_steps(folder))
+        begin = time.monotonic()
+        try:
+            self.labeler.write(atoms, kind, folder)
+            self.labeler.run(folder)
+            frames = self.labeler.read(folder)
+        except ItemFailed as error:
+            n_steps = self.labeler.n_ionic_steps(folder)
+            attempts.core_s += (time.monotonic() - begin) * self.labeler.n_cores
+            attempts.add(error, n_steps, self.max_attempts)
+            attempts.write(folder)
+            self.on_progress(result.n_done, result.n_planned, n_steps)
+            if attempts.reason is None:
+                raise
+            return []
+        attempts.core_s += (time.monotonic() - begin) * self.labeler.n_cores
         return frames
 
     @contextmanager

@@ -1,11 +1,18 @@
 """Cost said before it is spent."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from chemloop.labeler.teacher import TeacherLabeler
+from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.stages.cost import estimate, sentence
+from chemloop.stages.label import Label
 from chemloop.stages.labelling import LabelSettings, Protocol
+from chemloop.stages.stage import Stage
 from tests.unit.test_labels import SpringLabeler, crystal
 
 
@@ -45,3 +52,19 @@ def test_protocol_knows_what_the_cache_saves_and_what_was_spent(tmp_path):
     assert [kind for kind, *_ in result.timings] == ["relax"] * 4 + ["static"] * 5
     assert {n for _, n, _ in result.timings} == {4}
     assert protocol.label(crystal(), 1, True).timings == []
+
+
+def test_core_seconds_count_all_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("chemloop.stages.labelling.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    result = Protocol(SpringLabeler(), LabelSettings(n_perturbations=1, n_static=0), LabelCache(tmp_path)).label(
+        crystal(), 1, False
+    )
+    assert result.timings == [("relax", 4, 1.0 * SpringLabeler.n_cores)] == [("relax", 4, 2.0)]
+
+
+@pytest.mark.parametrize(("labeler", "said"), [(SpringLabeler(), "the forecast\n"), (TeacherLabeler(), "")])
+def test_only_labels_that_cost_something_are_forecast(tmp_path, monkeypatch, capsys, labeler, said):
+    monkeypatch.setattr(Stage, "ensure", lambda stage: {})
+    monkeypatch.setattr(Label, "forecast", lambda stage: "the forecast")
+    Label(Campaign(tmp_path), SimpleNamespace(labeler=labeler), 1).ensure()  # type: ignore[arg-type]
+    assert capsys.readouterr().out == said

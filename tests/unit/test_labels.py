@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from chemloop.physics.structures import read_structures, set_results, write_structures
-from chemloop.runtime.errors import ConfigError, ItemFailed
+from chemloop.runtime import label_cache
+from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
 from chemloop.runtime.label_cache import LabelCache
 from chemloop.stages.labelling import LabelSettings, Protocol
 
@@ -18,12 +20,22 @@ from chemloop.stages.labelling import LabelSettings, Protocol
 class SpringLabeler:
     """Three ionic steps towards a fixed geometry; counts what it computes; fails on demand."""
 
+    is_instant: ClassVar[bool] = False
+    n_cores: ClassVar[int] = 2
+
     converges: bool = True
     failure: ItemFailed | None = None
     computed: list[str] = field(default_factory=list)
+    limits: str = ""
 
     def settings_id(self) -> str:
         return "spring-1"
+
+    def relaxation_id(self) -> str:
+        return self.limits
+
+    def n_ionic_steps(self, workdir: Path) -> int:
+        return 0
 
     def write(self, atoms: Atoms, kind: str, workdir: Path) -> None:
         write_structures(workdir / f"{kind}.extxyz", [atoms])
@@ -49,6 +61,16 @@ class SpringLabeler:
             frames.append(frame)
         if path.stem == "relax":
             frames[-1].info["converged"] = self.converges
+        return frames
+
+
+class PreciseLabeler(SpringLabeler):
+    """Gives more digits than a file of structures keeps, as VASP's parser does."""
+
+    def read(self, workdir: Path) -> list[Atoms]:
+        frames = super().read(workdir)
+        for frame in frames:
+            frame.positions += 4.9e-9
         return frames
 
 
@@ -105,6 +127,22 @@ def test_same_seed_same_labels_and_nothing_is_computed_twice(tmp_path):
     assert len(other.computed) == 8
 
 
+def test_single_points_are_the_same_ones_after_a_restart(tmp_path):
+    whole = protocol(tmp_path, PreciseLabeler()).label(crystal(), seed=1, is_reference=False)
+    later = protocol(tmp_path, PreciseLabeler()).label(crystal(), seed=1, is_reference=False)
+    assert whole.n_computed == later.n_from_cache == 8
+    assert whole.relaxed is not None and later.relaxed is not None
+    assert (whole.relaxed.positions == later.relaxed.positions).all()
+    assert whole.relaxed.info.keys() == later.relaxed.info.keys()
+
+
+def test_other_limits_of_relaxations_keep_the_single_points(tmp_path):
+    first, other = SpringLabeler(limits="100 steps"), SpringLabeler(limits="200 steps")
+    protocol(tmp_path, first).label(crystal(), seed=1, is_reference=False)
+    protocol(tmp_path, other).label(crystal(), seed=1, is_reference=False)
+    assert other.computed == ["relax"] * 3
+
+
 def test_forceful_frames_are_left_out_and_counted(tmp_path):
     result = protocol(tmp_path, SpringLabeler(), max_force=0.6).label(crystal(), seed=1, is_reference=False)
     assert result.n_too_forceful >= 3 + 5
@@ -152,11 +190,11 @@ def test_interrupted_calculation_keeps_its_folder_and_a_finished_one_does_not(tm
     (folder,) = labelling.folder.iterdir()
     assert (folder / "relax.extxyz").exists()
     seen = []
-    labelling.on_progress = lambda done, total: seen.append((done, total))
+    labelling.on_progress = lambda done, total, n_steps: seen.append((done, total, n_steps))
     labelling.labeler.failure = None
     labelling.label(crystal(), seed=1, is_reference=False)
     assert list(labelling.folder.iterdir()) == []
-    assert seen == [(k, 8) for k in range(1, 9)]
+    assert sorted(set(seen)) == seen[::2] + seen[-1:] == [(k, 8, 0) for k in range(9)]
 
 
 def test_failed_labels_are_in_the_ledger_with_their_reasons(tmp_path):
@@ -191,7 +229,8 @@ def test_failed_labels_are_in_the_ledger_with_their_reasons(tmp_path):
     assert rows[names[0]]["label_converged"] and "label_converged" not in rows[names[1]]
 
 
-def test_truncated_label_counts_as_absent(tmp_path):
+@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: text[:-200] + b"\xff" * 200])
+def test_damaged_label_counts_as_absent(tmp_path, damage):
     cache = LabelCache(tmp_path)
     labeler = SpringLabeler()
     labeler.write(crystal(), "relax", tmp_path)
@@ -200,9 +239,48 @@ def test_truncated_label_counts_as_absent(tmp_path):
     cache.put(key, frames)
     assert len(cache.get(key) or []) == 3
     path = next(tmp_path.glob(f"*/{key}.extxyz"))
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[: 2 * (len(crystal()) + 2)]))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert cache.get(key) is None and key not in cache
+    cache.put(key, frames)
+    assert path.read_bytes() == whole and key in cache
+
+
+def test_label_that_cannot_be_read_stays(tmp_path):
+    import resource
+
+    cache = LabelCache(tmp_path)
+    key = cache.key(crystal(), "static", "spring-1")
+    frame = set_results(crystal(), "label", -4.0, np.zeros((4, 3)), np.eye(3), "spring-1")
+    cache.put(key, [frame])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            cache.get(key)
+        with pytest.raises(OSError, match="Too many open files"):
+            list(cache.calculations())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert cache.get(key) is not None
+
+
+def test_reading_damage_does_not_remove_what_another_process_has_just_written(tmp_path, monkeypatch):
+    cache = LabelCache(tmp_path)
+    key = cache.key(crystal(), "static", "spring-1")
+    frame = set_results(crystal(), "label", -4.0, np.zeros((4, 3)), np.eye(3), "spring-1")
+    cache.put(key, [frame])
+    path = next(tmp_path.glob(f"*/{key}.extxyz"))
+    path.write_text("2\n")
+
+    def parse_late(*what: object) -> list[Atoms]:
+        LabelCache(tmp_path).put(key, [frame])
+        raise StructureError("truncated")
+
+    monkeypatch.setattr(label_cache, "parse_structures", parse_late)
     assert cache.get(key) is None
-    assert not path.exists()
+    monkeypatch.undo()
+    assert cache.get(key) is not None
 
 
 def test_key_knows_structure_kind_and_settings(tmp_path):

@@ -10,10 +10,13 @@ import time
 import psutil
 import pytest
 
+from chemloop.compute import HandedBack
+from chemloop.compute.local import LocalCompute
 from chemloop.config import load
-from chemloop.runtime import worker
+from chemloop.runtime import submit, worker
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ChemLoopError, StageFailed
+from chemloop.runtime.item import Item
 from chemloop.stages.stage import Stage
 from tests.toy_stage import ToyStage
 
@@ -67,6 +70,13 @@ def test_failures_are_told_apart(stage):
     assert "attempt 1 of fail" in toy.item(1).log_tail()
 
 
+def test_last_lines_of_an_item(tmp_path):
+    item = Item(tmp_path)
+    assert item.log_tail() == "nothing"
+    (tmp_path / "log.out").write_text("one\n\n  two \nthree\n\n")
+    assert (item.log_tail(), item.log_tail(2)) == ("one | two | three", "two | three")
+
+
 def test_finished_stage_is_not_touched_and_damage_is_repaired(stage):
     toy = stage("ok", "ok")
     metrics = toy.ensure()
@@ -83,6 +93,53 @@ def test_item_whose_workers_always_die_is_given_up(stage):
     toy = stage("ok", "die", "ok")
     toy.ensure()
     assert "ended 3 times without a result" in toy.failures()[0]["reason"]
+
+
+class InlinePool:
+    """Runs items in the driver's own process, and ends a driver that would look for ever."""
+
+    note = ""
+    n_looks = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def handed_back(self, pending):
+        self.n_looks += 1
+        assert self.n_looks < 20, "the driver neither starts nor settles what is left"
+        return [HandedBack(list(pending))]
+
+    def start(self, items):
+        worker.run_items([str(item.folder) for item in items])
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    monkeypatch.setattr(LocalCompute, "pool", lambda *_: InlinePool())
+    monkeypatch.setattr(submit, "IDLENESS", 0)
+
+
+def test_item_that_always_fails_retryably_is_given_up(stage, inline):
+    toy = stage("ok", "retry", "ok")
+    toy.ensure()
+    assert attempts(toy, 1) == toy.settings.compute.max_attempts == 3
+    assert toy.failures() == [{"item": "0001", "reason": "the node was lost; given up after 3 attempts"}]
+    assert toy.item(1).failure == {"reason": toy.failures()[0]["reason"], "retryable": False, "is_fatal": False}
+
+
+def test_finer_steps_count_as_getting_further(stage, inline):
+    toy = stage("a finer step at a time")
+    toy.ensure()
+    assert attempts(toy, 0) == 6 > toy.settings.compute.max_attempts
+
+
+def test_item_that_only_falls_back_and_catches_up_is_given_up(stage, inline):
+    toy = stage("go back and forth", "ok")
+    toy.ensure()
+    assert attempts(toy, 0) == 2 + toy.settings.compute.max_attempts
 
 
 def test_a_deadly_item_does_not_take_the_others_along(stage):
