@@ -18,7 +18,7 @@ from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
 from chemloop.stages.generate import generated
 from chemloop.stages.known import converged, is_sun, known_folder, known_structures
-from chemloop.stages.relaxing import BATCHES, evaluated, relax_coarsely, relax_to_end, write_relaxed
+from chemloop.stages.relaxing import BATCHES, relax_coarsely, relax_to_end, write_relaxed
 from chemloop.stages.stage import OUTPUT, Stage
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Relax(Stage):
         known = self._known.output()
         if coarse.stop_above is not None:
             hull = [atoms for atoms in known if atoms.info["converged"]]
-            reasons = find_hopeless(evaluated(self, structures), hull, coarse.stop_above)
+            reasons = find_hopeless(structures, hull, coarse.stop_above)
         if coarse.stop_known:
             earlier = [atoms for path in self.earlier("screen") for atoms in read_structures(path / OUTPUT)]
             found = find_known(structures, [*known, *earlier], self.settings.loop.screen.matcher)

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
 from ase.io import write
 
 from chemloop.config import load
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.errors import ConfigError
+from chemloop.runtime.ledger import Ledger
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
-from chemloop.stages.stage import stage_folder
+from chemloop.stages.stage import current_model, stage_folder
 from tests.unit.explored import run
 
 SIGMA = 2.4
@@ -161,3 +163,29 @@ def test_settings_that_make_no_sense(settings, message):
 def test_torchsim_keeps_no_symmetry():
     with pytest.raises(ConfigError, match=r"coarse\.symprec = 0\.1: only loop\.relax\.engine = ase keeps symmetry"):
         RelaxSettings(engine="torchsim", coarse=CoarseSettings(max_steps=5, symprec=0.1))
+
+
+@pytest.mark.parametrize("give_up", ["stop_above=0.1", "stop_known=true"])
+def test_energies_of_a_coarse_force_field_do_not_reach_the_ledger(begin, give_up):
+    """Its energies have no level of theory, so those of two such force fields would mix."""
+    near, far = candidates(2)
+    twin = far.copy()
+    twin.info["id"] = "i01-g000-0002"
+    campaign = begin(
+        *COARSE, f"loop.relax.coarse.{give_up}", "+model@loop.relax.coarse.model=ase", structures=[far, twin, near]
+    )
+    stage = Relax(campaign, load(campaign.config()), 1)
+    relaxed(campaign)
+    stage.record_in(Ledger(campaign.ledger))
+    rows = {row["structure_id"]: row for row in Ledger(campaign.ledger).rows()}
+    (frame,) = {row["mlff_frame"] for row in rows.values() if "mlff_frame" in row}
+    assert frame == current_model(stage)[1]
+    given_up = rows["i01-g000-0002"]
+    assert given_up["dropped"].startswith("hopeless" if give_up == "stop_above=0.1" else "known early")
+    assert given_up["converged"] is False
+    if give_up == "stop_known=true":
+        assert "mlff_energy" not in given_up
+    else:
+        (atoms,) = [atoms for atoms in stage.output() if atoms.info["id"] == given_up["structure_id"]]
+        atoms.calc = LennardJones(sigma=SIGMA, epsilon=0.3, rc=6.0)
+        assert given_up["mlff_energy"] == pytest.approx(atoms.get_potential_energy(), rel=1e-6)
