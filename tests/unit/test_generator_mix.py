@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ class Maker:
     understands: ClassVar[tuple[str, ...]] = ("n_atoms", "energy_above_hull")
     symbol: str = "Li"
     surplus: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.surplus < 0:
@@ -40,7 +41,8 @@ class Maker:
 
     def generate(self, n: int, elements: Any, conditions: dict[str, float], seed: int, workdir: Path) -> list[Atoms]:
         write_json(workdir / "asked.json", {"n": n, "conditions": conditions, "seed": seed})
-        write_json(workdir / "yield.json", {"attempts": 3 * n, "rejected": {"too close": 2 * n}, "cpu_seconds": 0.5})
+        counts = {"attempts": 3 * n, "rejected": {"too close": 2 * n}, "cpu_seconds": 0.5, "warnings": self.warnings}
+        write_json(workdir / "yield.json", counts)
         cells = np.random.default_rng(seed).uniform(2, 4, n + self.surplus)
         return [Atoms(self.symbol, cell=[a] * 3, pbc=True, info={"operator": "made"}) for a in cells]
 
@@ -115,6 +117,7 @@ def test_every_member_is_asked_in_its_own_folder(tmp_path):
         "attempts": 3 * asked["a"]["n"],
         "rejected": {"too close": 2 * asked["a"]["n"]},
         "cpu_seconds": 0.5,
+        "warnings": [],
         "share": 0.5,
     }
     assert counts["failures"] == {}
@@ -138,6 +141,13 @@ def test_time_of_members_that_do_not_tell_it(tmp_path):
     assert mix(a="Silent", b="Silent").generate(4, ELEMENTS, CONDITIONS, 0, tmp_path) == []
     rows = read_json(tmp_path / "yield.json")["by_generator"]
     assert all(row["attempts"] == 2 and row["cpu_seconds"] > 0 for row in rows.values())
+
+
+def test_what_members_warn_of_is_kept(tmp_path):
+    generator = mix(a=node("Maker", warnings=["40 atoms asked for"]), b="Maker")
+    generator.generate(4, ELEMENTS, CONDITIONS, 1, tmp_path)
+    told = read_json(tmp_path / "yield.json")["by_generator"]
+    assert told["a"]["warnings"] == ["40 atoms asked for"] and told["b"]["warnings"] == []
 
 
 def test_a_failing_member_is_left_out_and_the_others_do_its_part(tmp_path, capsys):
