@@ -13,11 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 from ase import Atoms
 
 from chemloop.generator.bandit import apportion, evidence_of, shares_of, with_floor
-from chemloop.generator.tally import YIELD, Tally, cpu_seconds, write_yield
+from chemloop.generator.tally import YIELD, Tally, write_yield
 from chemloop.protocols import Generator
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import CheckpointError, ChemLoopError, ConfigError, ItemFailed
 from chemloop.runtime.item import derived_seed
+from chemloop.runtime.process import cpu_seconds
 
 ACHIEVED = "achieved.json"
 METRICS = "metrics.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,8 +46,3 @@ def write_yield(
             "failures": {name: str(error) for name, error in failures.items()},
         },
     )
-
-
-def cpu_seconds() -> float:
-    """Of this process and of those it has waited for."""
-    return sum(os.times()[:4])

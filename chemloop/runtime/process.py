@@ -1,4 +1,4 @@
-"""A program that runs as a process of its own, with everything that it starts."""
+"""A program that runs as a process of its own, with everything that it starts, and the time that processes use."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def run_program(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def cpu_seconds() -> float:
+    """Of this process, and of all that it has started and waited for."""
+    return sum(os.times()[:4])
 
 
 def last_lines(log: Path, n: int = 3) -> str:
