@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from chemloop.physics.relaxation import Relaxed
 
 BATCHES = "batches.json"
+COSTS = "costs.json"
+"""CPU seconds of the two parts: a step of one may cost several of the other."""
+COARSE, FINE = "coarse", "fine"
 COARSE_FRAME = "coarse"
 """Energy frame within a coarse part with a force field of its own: no level of theory, so its results end there."""
 
@@ -100,6 +103,7 @@ def write_relaxed(stage: Stage, item: Item, results: Sequence[Relaxed]) -> list[
         if result.rejection is not None:
             atoms.info["dropped"] = result.rejection
         atoms.info["n_relax_steps"] = result.n_steps
+        atoms.info["n_coarse_steps"] = result.n_coarse_steps
         relaxed.append(atoms)
     write_structures(item.folder / OUTPUT, relaxed)
     potential = load_potential(current_model(stage)[0], stage.settings.compute.gpu.device)

@@ -12,8 +12,10 @@ from ase.io import write
 from chemloop.config import load
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.ledger import Ledger
+from chemloop.stages.achieved import relaxing_seconds
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
 from chemloop.stages.stage import current_model, stage_folder
@@ -126,6 +128,32 @@ def test_another_force_field_may_begin(begin):
     metrics, found = relaxed(campaign)
     assert metrics["n_converged"] == 3
     assert len({atoms.info["energy_frame"] for atoms in found.values()}) == 1
+
+
+def test_the_parts_have_their_own_time(begin):
+    campaign = begin(*COARSE, "loop.relax.coarse.stop_above=0.1")
+    _, found = relaxed(campaign)
+    for atoms in (atoms for atoms in found.values() if atoms.info["role"] == "candidate"):
+        assert atoms.info["n_coarse_steps"] <= 4
+        is_finished = atoms.info["n_relax_steps"] > atoms.info["n_coarse_steps"]
+        assert bool(is_finished) is ("dropped" not in atoms.info)
+    costs = [read_json(path) for path in sorted(campaign.folder.glob("iter-001/*-relax/items/*/costs.json"))]
+    assert costs and all(cost["coarse"] > 0 for cost in costs) and any(cost["fine"] > 0 for cost in costs)
+
+
+def test_who_is_given_up_pays_for_the_coarse_part_alone(tmp_path):
+    """A step of the fine part may cost several of the coarse one."""
+    made = []
+    for name, n_coarse, n_steps, dropped in (("a", 9, 9, "hopeless: 1 eV"), ("b", 9, 28, None), ("c", 19, 19, None)):
+        made.append(Atoms("Li", cell=[3] * 3, pbc=True, info={"generator": name, "role": "candidate"}))
+        made[-1].info |= {"n_coarse_steps": n_coarse, "n_relax_steps": n_steps}
+        made[-1].info |= {} if dropped is None else {"dropped": dropped}
+    item = tmp_path / "items/0000"
+    item.mkdir(parents=True)
+    write_structures(item / "output.extxyz", made)
+    write_json(item / "costs.json", {"coarse": 4.0, "fine": 84.0})
+    write_json(item / "DONE", {"wall_s": 500.0})
+    assert relaxing_seconds(tmp_path) == {"a": 1.0, "b": 81.0, "c": 6.0}
 
 
 def test_a_twin_is_given_up_early(begin):
