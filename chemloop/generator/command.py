@@ -23,8 +23,8 @@ from chemloop.generator.command_folder import (
     prepare,
     read_outputs,
 )
-from chemloop.generator.random import is_neutral
-from chemloop.physics.composition import cell_compositions, composition_probabilities, n_compositions
+from chemloop.generator.random import is_neutral, whole_number
+from chemloop.physics.composition import MAX_COMPOSITIONS, cell_compositions, composition_probabilities, n_compositions
 from chemloop.physics.structures import write_structures
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import CheckpointError, ConfigError, ItemFailed
@@ -38,7 +38,6 @@ GENERATE = (
 """Placeholders of `command` and `inputs`."""
 FINETUNE = ("structures", "seed", "request", "workdir", "checkpoint", "python")
 """Placeholders of `finetune_command`."""
-MAX_COMPOSITIONS = 2_000_000
 NOT_FOUND = 127  # the exit code of a shell that finds no such program
 SURPLUS = "beyond what was asked for"
 FAILED_RUN = "failed run"
@@ -152,7 +151,7 @@ class CommandGenerator:
         """What each run is asked for: one for all, or one for each formula."""
         sizes = (self.min_atoms, self.max_atoms)
         if "n_atoms" in conditions:
-            sizes = (round(conditions["n_atoms"]),) * 2
+            sizes = (whole_number(conditions["n_atoms"]),) * 2
         request: dict[str, Any] = {
             "version": 1,
             "n": n,

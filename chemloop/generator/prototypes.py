@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.decoration import Prototype, bare
-from chemloop.physics.structures import check_structure, is_partial, read_structures, write_structures
+from chemloop.physics.decoration import Prototype
+from chemloop.physics.structures import bare, check_structure, is_partial, read_structures, write_structures
 from chemloop.reference import MATERIALS_PROJECT, open_rester
 from chemloop.runtime.errors import ConfigError, StructureError
 

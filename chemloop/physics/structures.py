@@ -134,6 +134,11 @@ def write_structures(path: Path | str, structures: Iterable[Atoms]) -> None:
     write_whole(Path(path), text.getvalue().encode())
 
 
+def bare(atoms: Atoms) -> Atoms:
+    """A crystal's elements, positions and cell, periodic in three directions, and nothing else."""
+    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+
+
 def without(atoms: Atoms, who: str) -> Atoms:
     """A copy that has lost everything computed by `who`, its flags and its energy frame."""
     copy = atoms.copy()
