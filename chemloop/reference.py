@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 
 from chemloop.physics.geometry import closest_contact
-from chemloop.physics.structures import check_structure, write_structures
+from chemloop.physics.structures import check_structure, is_partial, write_structures
 from chemloop.runtime.errors import ConfigError, StructureError
 
 PACKAGE = "package:"
@@ -105,8 +105,7 @@ def _read_file(path: Path, elements: Sequence[str], min_distance_ratio: float) -
 
 
 def _bare(atoms: Atoms, name: str, where: str) -> Atoms:
-    occupancies = atoms.info.get("occupancy") or {}
-    if any(len(site) > 1 or min(site.values()) < 1 for site in occupancies.values()):
+    if is_partial(atoms):
         raise StructureError(f"{where} has partially occupied sites; give an ordered structure instead")
     bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     bare.info["name"] = name

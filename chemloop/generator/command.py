@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +23,12 @@ from chemloop.generator.command_folder import (
     prepare,
     read_outputs,
 )
-from chemloop.generator.random import is_neutral
-from chemloop.physics.composition import cell_compositions, composition_probabilities, n_compositions
+from chemloop.generator.random import is_neutral, whole_number
+from chemloop.physics.composition import MAX_COMPOSITIONS, cell_compositions, composition_probabilities, n_compositions
 from chemloop.physics.structures import write_structures
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import CheckpointError, ConfigError, ItemFailed
-from chemloop.runtime.process import last_lines, run_program
+from chemloop.runtime.process import cpu_seconds, last_lines, run_program
 
 STRUCTURES = "structures.extxyz"
 GENERATE = (
@@ -40,7 +38,6 @@ GENERATE = (
 """Placeholders of `command` and `inputs`."""
 FINETUNE = ("structures", "seed", "request", "workdir", "checkpoint", "python")
 """Placeholders of `finetune_command`."""
-MAX_COMPOSITIONS = 2_000_000
 NOT_FOUND = 127  # the exit code of a shell that finds no such program
 SURPLUS = "beyond what was asked for"
 FAILED_RUN = "failed run"
@@ -102,7 +99,7 @@ class CommandGenerator:
         Raises: ConfigError where the command cannot be started; CheckpointError; ItemFailed where it runs for too
             long, ends with another exit code than 0, or writes nothing that can be read
         """
-        begin = used_seconds()
+        begin = cpu_seconds()
         structures: list[Atoms] = []
         rejected: Counter[str] = Counter()
         failures: list[ItemFailed] = []
@@ -120,7 +117,7 @@ class CommandGenerator:
             raise failures[0]
         rejected += Counter({SURPLUS: max(0, len(structures) - n), FAILED_RUN: len(failures)})
         report = {"attempts": len(structures[:n]) + rejected.total(), "rejected": dict(rejected)}
-        write_json(workdir / "yield.json", report | {"cpu_seconds": used_seconds() - begin})
+        write_json(workdir / "yield.json", report | {"cpu_seconds": cpu_seconds() - begin})
         return structures[:n]
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
@@ -154,7 +151,7 @@ class CommandGenerator:
         """What each run is asked for: one for all, or one for each formula."""
         sizes = (self.min_atoms, self.max_atoms)
         if "n_atoms" in conditions:
-            sizes = (round(conditions["n_atoms"]),) * 2
+            sizes = (whole_number(conditions["n_atoms"]),) * 2
         request: dict[str, Any] = {
             "version": 1,
             "n": n,
@@ -251,9 +248,3 @@ def draw_formulas(n: int, elements: Sequence[str], min_atoms: int, max_atoms: in
     rng = np.random.default_rng(seed)
     drawn = counts[rng.choice(len(counts), n, p=chances)]
     return ["".join(f"{e}{k}" for e, k in zip(elements, row, strict=True) if k) for row in drawn]
-
-
-def used_seconds() -> float:
-    """CPU seconds of this process and of the children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime

@@ -14,13 +14,13 @@ import numpy as np
 import yaml
 from ase import Atoms
 
-from chemloop.physics.structures import PROVENANCE
+from chemloop.physics.structures import PROVENANCE, is_partial
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import ConfigError, ItemFailed
 
 REQUEST = "request.yaml"
 LOG = "output.log"
-UNREADABLE, PARTIAL = "unreadable file", "partially occupied sites"
+UNREADABLE, EMPTY, PARTIAL = "unreadable file", "file without structures", "partially occupied sites"
 
 
 def placeholders(text: str, key: str) -> set[str]:
@@ -72,7 +72,7 @@ def read_outputs(folder: Path, pattern: str, kind: str | None) -> tuple[list[Ato
     Positions, cell and where a structure comes from are kept, nothing else.
     pattern: as of `Path.glob`; kind: one of ASE's formats, None: told by name and content
 
-    Raises: ItemFailed where no file matches, or none can be read
+    Raises: ItemFailed where no file matches, or none has a structure that can be read
     """
     from ase.io import read
 
@@ -91,6 +91,10 @@ def read_outputs(folder: Path, pattern: str, kind: str | None) -> tuple[list[Ato
             print(faults[-1])
             unusable[UNREADABLE] += 1
             continue
+        if not structures:
+            faults.append(f"{file} holds no structure")
+            print(faults[-1])
+            unusable[EMPTY] += 1
         for atoms in structures:
             if is_partial(atoms):
                 print(f"{file} has partially occupied sites")
@@ -108,12 +112,6 @@ def natural_order(path: Path) -> list[tuple[bool, int, str]]:
     return [
         (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"\d+|\D+", str(path)) if part
     ]
-
-
-def is_partial(atoms: Atoms) -> bool:
-    """Whether a file such as a CIF says that a site is shared, or not always occupied."""
-    sites = (atoms.info.get("occupancy") or {}).values()
-    return any(len(site) > 1 or min(site.values()) < 1 for site in sites)
 
 
 def newborn(atoms: Atoms) -> Atoms:

@@ -15,14 +15,13 @@ from ase import Atoms
 from chemloop.generator.evolution_checkpoint import read_factors, read_parents, write_checkpoint
 from chemloop.generator.operator_yield import OperatorYield
 from chemloop.generator.random import (
-    MAX_COMPOSITIONS,
     RandomGenerator,
     is_neutral,
     known_geometry,
     whole_number,
 )
 from chemloop.physics.breeding import Breeder, Draft
-from chemloop.physics.composition import cell_compositions, distance_to_known, n_compositions
+from chemloop.physics.composition import MAX_COMPOSITIONS, cell_compositions, distance_to_known, n_compositions
 from chemloop.physics.composition_space import CompositionSpace
 from chemloop.physics.geometry import KnownGeometry
 from chemloop.physics.parents import choose_parents, mating_weights, operator_success

@@ -8,8 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
-from chemloop.physics.structures import read_structures, write_structures
-from chemloop.physics.variation import bare
+from chemloop.physics.structures import bare, read_structures, write_structures
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import CheckpointError, StructureError
 

@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 
 from chemloop.generator.mattergen_data import Architecture, Schedule
+from chemloop.generator.random import whole_number
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError
 
@@ -127,7 +128,7 @@ class MatterGenGenerator:
             while len(crystals) < n and (left := n_attempts - len(crystals) - rejected.total()) > 0:
                 sizes = seen.draw_sizes(min(self.batch_size, n - len(crystals), left), rng)
                 if "n_atoms" in conditions:
-                    sizes[:] = int(conditions["n_atoms"])
+                    sizes[:] = whole_number(conditions["n_atoms"])
                 torch.manual_seed(int(rng.integers(2**63)))
                 made = self._batch(network, sizes.tolist(), wanted, seen.stretch)
                 reasons = [self.flaw(atoms, elements, seen.volume) for atoms in made]

@@ -2,7 +2,7 @@
 
     config.yaml              what `mattergen_config` describes
     checkpoints/last.ckpt    the weights
-    trained_on.json          what it has seen; not beside published ones
+    trained_on.json          what it has seen; not beside published ones, and without it unknown of others
 
 Source: checksums and sizes are those that github.com/microsoft/mattergen records for its checkpoints
 """
@@ -13,7 +13,7 @@ import io
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,11 @@ def read_checkpoint(name: str) -> Checkpoint:
         ) from error
     weights = _read_weights(weights_path, what)
     seen = folder / TRAINED_ON
-    trained_on = TrainedOn.from_json(read_json(seen)) if seen.exists() else package.seen_by_published()
+    if seen.exists():
+        trained_on = TrainedOn.from_json(read_json(seen))
+    else:
+        is_published = name in PUBLISHED or file_hash(weights_path) in PUBLISHED.values()
+        trained_on = replace(package.seen_by_published(), is_known=is_published)
     return Checkpoint({"lightning_module": config["lightning_module"]}, weights, trained_on)
 
 

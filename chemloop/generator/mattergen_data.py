@@ -83,6 +83,7 @@ class TrainedOn:
 
     energy_above_hull: eV/atom; volume: A^3/atom; stretch: as `stretches_of` cells, without the outermost 2 %
     n_atoms: structures by atoms per cell
+    is_known: whether this is recorded; else it is what a network is likely to have seen, and sampling goes by it
     """
 
     elements: list[str]
@@ -90,6 +91,7 @@ class TrainedOn:
     volume: list[float]
     stretch: list[float]
     n_atoms: dict[int, float]
+    is_known: bool = True
 
     @classmethod
     def of(cls, structures: Sequence[Atoms], energies_above_hull: Sequence[float]) -> TrainedOn:
@@ -121,10 +123,14 @@ class TrainedOn:
             volume=both(self.volume, other.volume),
             stretch=both(self.stretch, other.stretch),
             n_atoms=dict(sorted((Counter(self.n_atoms) + Counter(other.n_atoms)).items())),
+            is_known=self.is_known and other.is_known,
         )
 
     def warnings(self, elements: Sequence[str], conditions: Mapping[str, float]) -> list[str]:
-        """One sentence for each condition outside of what the network has seen."""
+        """One sentence for each condition outside of what the network has seen; one for all where that is unknown."""
+        if not self.is_known:
+            asked = [f"elements {', '.join(elements)}", *(f"{key} = {value:g}" for key, value in conditions.items())]
+            return [f"{'; '.join(asked)} asked for: range unknown, the checkpoint does not say what it was trained on"]
         found = []
         if unknown := [element for element in elements if element not in self.elements]:
             found.append(f"{', '.join(unknown)} asked for: the generator has seen {', '.join(self.elements)} only")

@@ -20,7 +20,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,6 @@ MODULES = (
     "diffusion.wrapped.wrapped_predictors_correctors",
     "property_embeddings",
 )
-GRADIENT_LIMIT = 0.5
 N_ALEX_MP_20 = 607_684
 # A^3/atom and A of Alex-MP-20, wide: its structures themselves are not published with the networks
 WIDE_VOLUMES, WIDE_STRETCHES = [5.0, 80.0], [0.8, 12.0]
@@ -215,53 +214,9 @@ def fit_scalers(diffusion: Any, dataset: Any, conditions: Sequence[str]) -> None
             diffusion.model.property_embeddings_adapt[name].fit_scaler(torch.tensor(dataset.properties[name]))
 
 
-def train(
-    diffusion: Any,
-    dataset: Any,
-    n_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    keep: Mapping[int, Callable[[dict[str, torch.Tensor]], None]],
-) -> np.ndarray:
-    """Train in place, with torch's random generator; returns the losses (n_steps,).
-
-    keep: after which steps somebody takes the weights, averaged over about the last twentieth of all steps
-    Raises: CheckpointError where the loss is no number any more
-    """
-    collate = _module("common.data.collate").collate
-
-    device = next(diffusion.parameters()).device
-    weights = [x for x in diffusion.parameters() if x.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=n_steps, pct_start=0.1)
-    average = {name: x.detach().clone() for name, x in diffusion.state_dict().items()}
-    losses = np.zeros(n_steps)
-    # the package's loss fails for a batch that is one atom, which what is left of an epoch may be
-    loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate, drop_last=True)
-    batches = _endless(loader)
-    diffusion.train()
-    for step in range(n_steps):
-        loss, _ = diffusion.calc_loss(next(batches).to(device))
-        losses[step] = float(loss.detach())
-        if not math.isfinite(losses[step]):
-            raise CheckpointError(f"training of MatterGen diverged in step {step}; lower its learning_rate")
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_value_(weights, GRADIENT_LIMIT)
-        optimiser.step()
-        schedule.step()
-        share = max(20 / n_steps, 9 / (10 + step))
-        for name, x in diffusion.state_dict().items():
-            average[name].lerp_(x, min(share, 1.0)) if x.is_floating_point() else average[name].copy_(x)
-        if step + 1 in keep:
-            keep[step + 1]({f"diffusion_module.{name}": x.cpu().clone() for name, x in average.items()})
-    diffusion.eval()
-    return losses
-
-
-def _endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+def collated(structures: Sequence[Any]) -> Any:
+    """Structures of a data set as one batch."""
+    return _module("common.data.collate").collate(structures)
 
 
 def sample(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,17 +15,21 @@ from typing import Any, ClassVar, NamedTuple
 from ase import Atoms
 
 from chemloop.generator.bandit import apportion, evidence_of, shares_of, with_floor
-from chemloop.generator.tally import YIELD, Tally, cpu_seconds, write_yield
+from chemloop.generator.tally import YIELD, Tally, write_yield
+from chemloop.physics.validity import OUTSIDE
 from chemloop.protocols import Generator
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import CheckpointError, ChemLoopError, ConfigError, ItemFailed
 from chemloop.runtime.item import derived_seed
+from chemloop.runtime.process import cpu_seconds
 
 ACHIEVED = "achieved.json"
 METRICS = "metrics.json"
 CHECKPOINT = "checkpoint"
 WEIGHTS = "weights.json"
 FAILED = "member failed"
+LEAST = 5
+"""Structures of a member in an item, below which those outside the system are left out but do not make it fail."""
 
 
 @dataclass
@@ -34,7 +40,7 @@ class MixGenerator:
     weights: of members before anything has been achieved; 1 for those not named
     min_share: of the structures, for every member, however little it finds
     memory: what an iteration counts for beside the one after it
-    max_outside: fraction of structures with other elements, above which a member counts as failed
+    max_outside: fraction of structures with other elements, above which a member counts as failed; judged by 5 or more
     checkpoint: a folder that `finetune` left; null: the weights above, and members that have learned nothing
     """
 
@@ -91,12 +97,12 @@ class MixGenerator:
         active = self._learned(state)
         structures: list[Atoms] = []
         tallies = {name: Tally() for name in active}
-        failures: dict[str, ChemLoopError | ItemFailed] = {}
+        failures: dict[str, ItemFailed] = {}
         missing, part = n, 0
         while missing:
             if not active:
                 reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
-                is_retryable = any(getattr(error, "retryable", False) for error in failures.values())
+                is_retryable = any(error.retryable for error in failures.values())
                 raise ItemFailed(f"all members of generator=mix failed: {reasons}", is_retryable)
             shares = apportion(missing, {name: state.weights[name] for name in active}, derived_seed(seed, part))
             missing = 0
@@ -104,18 +110,22 @@ class MixGenerator:
                 begin, folder = cpu_seconds(), workdir / (name if part == 0 else f"{name}.{part}")
                 try:
                     made = self._ask(active[name], share, elements, conditions, derived_seed(seed, name, part), folder)
-                except (ItemFailed, ChemLoopError) as error:
-                    print(f"generator.members.{name} failed, the others do its part: {error}", flush=True)
+                    inside = self._inside(made, elements)
+                except Exception as error:
+                    failures[name] = _failure(error)
+                    print(f"generator.members.{name} failed, the others do its part: {failures[name]}", flush=True)
                     tallies[name].add({"attempts": share, "rejected": {FAILED: share}}, cpu_seconds() - begin)
-                    failures[name] = error
                     missing += share
                     del active[name]
                     continue
+                counts: dict[str, Any]
                 counts = read_json(folder / YIELD) if (folder / YIELD).exists() else {"attempts": share, "rejected": {}}
+                outside = Counter({OUTSIDE: len(made) - len(inside)})
+                counts["rejected"] = dict(+(Counter(counts["rejected"]) + outside))
                 tallies[name].add(counts, cpu_seconds() - begin)
-                for atoms in made:
+                for atoms in inside:
                     atoms.info["generator"] = name
-                structures += made
+                structures += inside
             part += 1
         write_yield(workdir / YIELD, tallies, state.weights, failures)
         return structures
@@ -129,21 +139,25 @@ class MixGenerator:
         seed: int,
         folder: Path,
     ) -> list[Atoms]:
-        """At most n structures of one member.
-
-        Raises: ItemFailed where too many have other elements, or whatever the member raises
-        """
+        """At most n structures of one member. Raises whatever the member raises."""
         if n == 0:
             return []
         folder.mkdir(parents=True, exist_ok=True)
-        made = member.generate(n, elements, dict(conditions), seed, folder)[:n]
-        n_outside = sum(not set(atoms.symbols) <= set(elements) for atoms in made)
-        if n_outside > self.max_outside * len(made):
+        return member.generate(n, elements, dict(conditions), seed, folder)[:n]
+
+    def _inside(self, made: Sequence[Atoms], elements: Sequence[str]) -> list[Atoms]:
+        """Those of the system's elements alone.
+
+        Raises: ItemFailed where too many have others, of enough to tell
+        """
+        inside = [atoms for atoms in made if set(atoms.symbols) <= set(elements)]
+        n_outside = len(made) - len(inside)
+        if len(made) >= LEAST and n_outside > self.max_outside * len(made):
             raise ItemFailed(
                 f"{n_outside} of {len(made)} structures have other elements than {', '.join(elements)};"
                 f" generator.max_outside allows {self.max_outside:g} of them"
             )
-        return made
+        return inside
 
     def finetune(self, structures: Sequence[Atoms], workdir: Path, seed: int) -> str:
         """The folder of new weights, by `achieved.json` in workdir, and new checkpoints of the members that learn.
@@ -164,9 +178,9 @@ class MixGenerator:
             write_json(own / ACHIEVED, [row for row in achieved if row["generator"] == name])
             try:
                 checkpoints[name] = member.finetune(structures, own, derived_seed(seed, name))
-            except (ItemFailed, ChemLoopError) as error:
-                failures[name] = str(error)
-                print(f"generator.members.{name} could not learn and stays as it was: {error}", flush=True)
+            except Exception as error:
+                failures[name] = str(_failure(error))
+                print(f"generator.members.{name} could not learn and stays as it was: {failures[name]}", flush=True)
                 if name in before.checkpoints:
                     checkpoints[name] = before.checkpoints[name]
             if (own / METRICS).exists():
@@ -220,6 +234,21 @@ class MixGenerator:
             name: replace(member, checkpoint=state.checkpoints[name]) if name in state.checkpoints else member
             for name, member in self.members.items()
         }
+
+
+def _failure(error: Exception) -> ItemFailed:
+    """Why a member failed, without what it held in memory; one that was not foreseen leaves its traceback in the log.
+
+    It costs the member alone, as it would cost the item alone in a worker: one that runs out of memory or has a fault
+    takes nothing from the others.
+    Raises: OSError itself, for a full disk fails them all
+    """
+    if isinstance(error, OSError):
+        raise error
+    if isinstance(error, (ItemFailed, ChemLoopError)):
+        return ItemFailed(str(error), getattr(error, "retryable", False))
+    traceback.print_exception(error)
+    return ItemFailed(f"{type(error).__name__}: {error}")
 
 
 class _State(NamedTuple):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from chemloop.physics.decoration import Prototype, bare
-from chemloop.physics.structures import check_structure, read_structures, write_structures
+from chemloop.physics.decoration import Prototype
+from chemloop.physics.structures import bare, check_structure, is_partial, read_structures, write_structures
 from chemloop.reference import MATERIALS_PROJECT, open_rester
 from chemloop.runtime.errors import ConfigError, StructureError
 
@@ -117,8 +117,7 @@ def files(path: Path) -> list[tuple[str, Atoms]]:
         for number, atoms in enumerate(found):
             where = f"{file}, structure {number}"
             check_structure(atoms, where)
-            occupancies = atoms.info.get("occupancy") or {}
-            if any(len(site) > 1 or min(site.values()) < 1 for site in occupancies.values()):
+            if is_partial(atoms):
                 raise StructureError(f"{where} has partially occupied sites; give an ordered prototype instead")
             name = str(atoms.info.get("name", f"{file.stem}-{number}"))
             crystals.append(("_".join(name.split()), atoms))

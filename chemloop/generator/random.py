@@ -17,6 +17,7 @@ from ase.data import atomic_numbers
 
 from chemloop.generator.random_compositions import COMPOSITIONS, read_compositions, write_compositions
 from chemloop.physics.composition import (
+    MAX_COMPOSITIONS,
     cell_compositions,
     composition_probabilities,
     distance_to_known,
@@ -24,7 +25,7 @@ from chemloop.physics.composition import (
     missing_from_hull,
     n_compositions,
 )
-from chemloop.physics.geometry import KnownGeometry, overlap, separate
+from chemloop.physics.geometry import KnownGeometry, settle
 from chemloop.physics.wyckoff import (
     N_SPACE_GROUPS,
     SpaceGroup,
@@ -39,7 +40,6 @@ from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.time_limit import TimeLimitExceeded, time_limit
 
-MAX_COMPOSITIONS = 2_000_000  # some 100 MB of tables
 CRYSTAL = "crystal"
 NO_SYMMETRY = "no symmetric placement"
 SMALLER = "smaller primitive cell"
@@ -163,12 +163,8 @@ class RandomGenerator:
         crystal = random_crystal(group, occupation, known.numbers, rng.uniform(low, high), shortest, rng)
         if crystal is None:
             return None, group.lattice, NO_SYMMETRY
-        if not separate(crystal, limits, known.numbers, self.n_pushes):
-            # What pushing left over, growth may cure, as far as the volumes of known structures allow.
-            growth = overlap(crystal, limits, known.numbers) * (1 + 1e-9)
-            if growth**3 * crystal.cell.volume > high * len(crystal):
-                return None, group.lattice, "too close"
-            crystal.set_cell(crystal.cell * growth, scale_atoms=True)
+        if not settle(crystal, limits, known.numbers, self.n_pushes, high):
+            return None, group.lattice, "too close"
         # Occupation and pushing may have left a crystal with more translations than its group has.
         smallest = primitive_cell(crystal)
         if smallest is None or len(smallest) < self.min_atoms:

@@ -15,11 +15,12 @@ import numpy as np
 from ase import Atoms
 
 from chemloop.generator.prototypes import AFLOW
-from chemloop.generator.random import known_geometry
+from chemloop.generator.random import known_geometry, whole_number
 from chemloop.generator.substitution_proposals import Proposal, all_proposals
-from chemloop.physics.decoration import SYMPREC, bare
-from chemloop.physics.geometry import KnownGeometry, overlap, separate
+from chemloop.physics.decoration import SYMPREC
+from chemloop.physics.geometry import KnownGeometry, settle
 from chemloop.physics.matching import Matcher
+from chemloop.physics.structures import bare
 from chemloop.reference import read_reference
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError
@@ -85,7 +86,7 @@ class SubstitutionGenerator:
         """
         sizes = (self.min_atoms, self.max_atoms)
         if "n_atoms" in conditions:
-            sizes = (round(conditions["n_atoms"]),) * 2
+            sizes = (whole_number(conditions["n_atoms"]),) * 2
         proposals = self.proposals(elements, sizes)
         known = known_geometry(self.reference, tuple(elements), self.downloads)
         known_keys = [] if self.keep_known else reference_keys(self.reference, tuple(elements), self.downloads)
@@ -166,12 +167,8 @@ class SubstitutionGenerator:
         limits *= self.min_distance_scale
         volume = math.sqrt(volumes[0] * volumes[1]) * len(crystal)
         crystal.set_cell(crystal.cell * (volume / crystal.cell.volume) ** (1 / 3), scale_atoms=True)
-        if not separate(crystal, limits, known.numbers, self.n_pushes):
-            # What pushing left over, growth may cure, as far as the volumes of known structures allow.
-            growth = overlap(crystal, limits, known.numbers) * (1 + 1e-9)
-            if growth**3 * crystal.cell.volume > self.max_volume_scale * volumes[1] * len(crystal):
-                return None
-            crystal.set_cell(crystal.cell * growth, scale_atoms=True)
+        if not settle(crystal, limits, known.numbers, self.n_pushes, self.max_volume_scale * volumes[1]):
+            return None
         crystal.wrap()
         crystal.info["operator"] = EXCHANGE if proposal.keeps_symmetry else DECORATION
         crystal.info["parents"] = proposal.prototype.name

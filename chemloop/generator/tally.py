@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,17 +15,19 @@ YIELD = "yield.json"
 
 @dataclass
 class Tally:
-    """Of one generator: attempts, those rejected by reason, and CPU seconds."""
+    """Of one generator: attempts, those rejected by reason, CPU seconds, and what it warns of."""
 
     attempts: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     cpu_seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, counts: Mapping[str, Any], measured_seconds: float) -> None:
         """counts: a yield.json; where it has no `cpu_seconds` of its own, those measured count."""
         self.attempts += counts["attempts"]
         self.rejected.update(counts["rejected"])
         self.cpu_seconds += counts.get("cpu_seconds", measured_seconds)
+        self.warnings = list(dict.fromkeys([*self.warnings, *counts.get("warnings", [])]))
 
 
 def write_yield(
@@ -45,8 +46,3 @@ def write_yield(
             "failures": {name: str(error) for name, error in failures.items()},
         },
     )
-
-
-def cpu_seconds() -> float:
-    """Of this process and of those it has waited for."""
-    return sum(os.times()[:4])

@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from chemloop.physics.composition_space import CompositionSpace
-from chemloop.physics.geometry import KnownGeometry, overlap, separate
+from chemloop.physics.geometry import KnownGeometry, settle
 from chemloop.physics.heredity import cut_counts, splice, taken
 from chemloop.physics.soft_modes import displaced, soft_modes
 from chemloop.physics.variation import (
@@ -162,13 +162,7 @@ class Breeder:
         limits *= self.min_distance_scale
         low, high = volumes * self.volume_scale
         settled = with_volume(child, float(np.clip(_volume_per_atom(child), low, high)))
-        if not separate(settled, limits, self.known.numbers, self.n_pushes):
-            # What pushing left over, growth may cure, as far as the volumes of known structures allow.
-            growth = overlap(settled, limits, self.known.numbers) * (1 + 1e-9)
-            if growth**3 * settled.cell.volume > high * len(settled):
-                return None
-            settled.set_cell(settled.cell * growth, scale_atoms=True)
-        return reduced(settled)
+        return reduced(settled) if settle(settled, limits, self.known.numbers, self.n_pushes, high) else None
 
     def _counts(self, atoms: Atoms) -> np.ndarray:
         return np.asarray((atoms.numbers[:, None] == self.known.numbers).sum(axis=0))

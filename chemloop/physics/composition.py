@@ -8,6 +8,7 @@ from itertools import combinations, product
 
 import numpy as np
 
+MAX_COMPOSITIONS = 2_000_000  # some 100 MB of tables
 SUCCESS_SCALE = 0.05  # eV/atom above the hull, over which the success of a proposal falls off
 SAME_WIDTH = (
     0.02  # fraction of atoms to exchange, over which what is known of one composition says something of another

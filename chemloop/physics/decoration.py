@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
+from chemloop.physics.structures import bare
+
 SYMPREC = 0.05  # A; published coordinates have three digits
 # Ways to give every site of a prototype an ion, likely or not; with more, all sites of an ion are exchanged together.
 MAX_SPLITS = 10_000_000
@@ -78,11 +80,6 @@ class Prototype:
         crystal = bare(self.atoms)
         crystal.symbols = [decoration.ions[orbit].symbol for orbit in self.orbits]
         return crystal
-
-
-def bare(atoms: Atoms) -> Atoms:
-    """Species, positions and cell, periodic in three directions, and nothing else."""
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def decorations(

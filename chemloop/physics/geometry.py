@@ -153,3 +153,18 @@ def separate(atoms: Atoms, limits: np.ndarray, numbers: Numbers, n_steps: int) -
         atoms.positions += moves
         atoms.set_cell(atoms.cell.array @ growth, scale_atoms=True)
     return overlap(atoms, limits, numbers) <= 1
+
+
+def settle(atoms: Atoms, limits: np.ndarray, numbers: Numbers, n_pushes: int, max_volume: float) -> bool:
+    """Push atoms apart, then let the cell grow, in place, until all pairs keep their limits; says whether they do.
+
+    What pushing leaves over growth may cure, as far as known structures allow.
+    limits: (n_species, n_species) A, rows and columns as in `numbers`; max_volume: A^3 per atom, for growth alone
+    """
+    if separate(atoms, limits, numbers, n_pushes):
+        return True
+    growth = overlap(atoms, limits, numbers) * (1 + 1e-9)
+    if growth**3 * atoms.cell.volume > max_volume * len(atoms):
+        return False
+    atoms.set_cell(atoms.cell * growth, scale_atoms=True)
+    return True

@@ -27,6 +27,8 @@ def relax_in_two_parts(
     give_up: why each structure is relaxed no further, None where it is; it is then rejected for that reason
     """
     ends = coarse(structures)
+    for end in ends:
+        end.n_coarse_steps = end.n_steps
     running = [number for number, end in enumerate(ends) if end.rejection is None]
     reasons = give_up([ends[number].atoms for number in running])
     for number, reason in zip(running, reasons, strict=True):
@@ -35,7 +37,8 @@ def relax_in_two_parts(
             ends[number].atoms.info["converged"] = False
     last = [number for number in running if ends[number].rejection is None]
     for number, end in zip(last, fine([ends[number].atoms for number in last]), strict=True):
-        end.n_steps += ends[number].n_steps
+        end.n_coarse_steps = ends[number].n_steps
+        end.n_steps += end.n_coarse_steps
         ends[number] = end
     return ends
 

@@ -27,13 +27,14 @@ class Relaxed:
     """The end of one relaxation.
 
     atoms: the last structure that was evaluated, with `mlff_*` results and `converged`; the input if there is none
-    n_steps: optimiser steps taken
+    n_steps: optimiser steps taken; n_coarse_steps: those of them in a first, coarse part
     rejection: None, or `exploded|collapsed|evaporated|not finite|out of memory|failed: ...`
     """
 
     atoms: Atoms
     n_steps: int
     rejection: str | None
+    n_coarse_steps: int = 0
 
 
 def relax(

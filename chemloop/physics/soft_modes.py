@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from matscipy.neighbours import neighbour_list
 
-from chemloop.physics.variation import bare
+from chemloop.physics.structures import bare
 
 CUTOFF = 6.0  # A
 DECAY = 0.37  # A, of bond valences

@@ -69,6 +69,20 @@ def check_structure(atoms: Atoms, name: str = "structure") -> None:
             _check_array(atoms.arrays[key], (len(atoms), 3), f"{name}: arrays[{key!r}]")
 
 
+def is_partial(atoms: Atoms) -> bool:
+    """Whether ASE read in a file, such as a CIF, that a site is shared, or not always occupied.
+
+    Its readers leave {site: {species: fraction}} as `info["occupancy"]`; what else has that name says nothing of sites.
+    """
+    occupancy = atoms.info.get("occupancy")
+    sites = occupancy.values() if isinstance(occupancy, dict) else ()
+    return any(
+        len(site) > 1 or any(isinstance(fraction, (int, float)) and fraction < 1 for fraction in site.values())
+        for site in sites
+        if isinstance(site, dict)
+    )
+
+
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float, np.number)) else float("nan")
 
@@ -132,6 +146,11 @@ def write_structures(path: Path | str, structures: Iterable[Atoms]) -> None:
     if structures:
         write(text, structures, format="extxyz", write_results=False)
     write_whole(Path(path), text.getvalue().encode())
+
+
+def bare(atoms: Atoms) -> Atoms:
+    """A crystal's elements, positions and cell, periodic in three directions, and nothing else."""
+    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def without(atoms: Atoms, who: str) -> Atoms:

@@ -15,14 +15,11 @@ from ase.geometry import get_distances
 from matscipy.neighbours import neighbour_list
 from scipy.linalg import expm
 
+from chemloop.physics.structures import bare
+
 N_POINTS = 32  # random points of a cell, of which the roomiest takes an atom
 REACH = 6.0  # A, up to which distances tell two arrangements apart
 SAME = 0.05  # A; relaxed positions are only as symmetric as the relaxation was tight
-
-
-def bare(atoms: Atoms) -> Atoms:
-    """Elements, positions and cell, and nothing else."""
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def with_volume(atoms: Atoms, volume_per_atom: float) -> Atoms:

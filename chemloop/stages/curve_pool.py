@@ -98,7 +98,12 @@ class Sweep:
                 )
 
 
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def refuse_changes(
+    before: dict[str, Any],
+    now: dict[str, Any],
+    folder: Path,
+    advice: str = "give the new sweep a name of its own with campaign=NAME",
+) -> None:
     """Raises: CampaignError that lists the keys with another value than when the folder was begun"""
     old, new = flatten(before), flatten(now)
     changed = [
@@ -109,7 +114,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) ->
     if changed:
         raise CampaignError(
             f"{folder} was begun with other settings; changed: {'; '.join(changed)}."
-            " Go back to the former values, or give the new sweep a name of its own with campaign=NAME"
+            f" Go back to the former values, or {advice}"
         )
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
+from chemloop.runtime.process import cpu_seconds
 from chemloop.stages.achieved import generating_seconds
 from chemloop.stages.generate import Generate
 from chemloop.stages.known import converged
@@ -31,12 +31,6 @@ from chemloop.stages.stage import OUTPUT, Stage, current_model, load_potential
 CPU = "cpu.json"
 ANY_SIZE = 0
 """What stands for the number of atoms where the generator is not asked for one."""
-
-
-def cpu_seconds() -> float:
-    """Of this process and of all that it has started and waited for."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def size_folder(campaign: Campaign, n_atoms: int) -> Path:

@@ -183,6 +183,12 @@ class Generate(Stage):
         write_json(self.folder / PROPOSALS, proposals.to_json())
         return {"n_asked": self.settings.loop.generate.n, "n_valid": len(valid), **proposals.metrics()}
 
+    @property
+    def notice(self) -> str | None:
+        """What generators warn of, such as conditions outside of what they were trained on."""
+        warnings = read_proposals(self.folder).warnings
+        return "; ".join(f"{name}: {warning}" for name in sorted(warnings) for warning in warnings[name]) or None
+
     def final_files(self) -> list[Path]:
         return [*super().final_files(), self.folder / PROPOSALS]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from chemloop.runtime.disk import read_json
 PROPOSALS = "proposals.json"
 YIELD = "yield.json"
 """What a generator may leave in its folder: the number of `attempts`, of those `rejected` for each reason, and
-`cpu_seconds`; `by_generator`, the same for each of several generators that it has called."""
+`cpu_seconds`, `warnings` for people; `by_generator`, the same for each of several generators that it has called."""
 
 
 @dataclass
@@ -34,12 +34,14 @@ class Made:
 class Proposals:
     """made: by generator and operator; n_attempts, rejected: by generator, what each says of its own attempts.
 
+    warnings: by generator, what people should know of what was asked of it
     n_missing: structures asked for that nobody proposed
     """
 
     made: dict[tuple[str, str], Made] = field(default_factory=dict)
     n_attempts: Counter[str] = field(default_factory=Counter)
     rejected: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    warnings: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     n_missing: int = 0
 
     def of(self, atoms: Atoms) -> Made:
@@ -61,6 +63,11 @@ class Proposals:
         for generator, counts in yields.items():
             self.n_attempts[generator] += counts["attempts"]
             self.rejected[generator].update(counts["rejected"])
+            self._warn(generator, counts.get("warnings", []))
+
+    def _warn(self, generator: str, warnings: Sequence[str]) -> None:
+        if warnings:
+            self.warnings[generator] = list(dict.fromkeys([*self.warnings[generator], *warnings]))
 
     def drop(self, atoms: Atoms, fault: str) -> None:
         """A structure that was counted as valid is none after all."""
@@ -77,6 +84,8 @@ class Proposals:
         self.n_attempts.update(other.n_attempts)
         for generator, reasons in other.rejected.items():
             self.rejected[generator].update(reasons)
+        for generator, warnings in other.warnings.items():
+            self._warn(generator, warnings)
         self.n_missing += other.n_missing
         return self
 
@@ -118,14 +127,16 @@ class Proposals:
 
     def to_json(self) -> dict[str, Any]:
         made = [vars(self.made[key]) for key in sorted(self.made)]
-        return {"made": made, "n_attempts": self.n_attempts, "rejected": self.rejected, "n_missing": self.n_missing}
+        others = {key: getattr(self, key) for key in ("n_attempts", "rejected", "warnings", "n_missing")}
+        return {"made": made, **others}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Proposals:
         rows = [Made(**{**row, "dropped": Counter(row["dropped"])}) for row in content["made"]]
         rejected = defaultdict(Counter, {name: Counter(reasons) for name, reasons in content["rejected"].items()})
         made = {(row.generator, row.operator): row for row in rows}
-        return cls(made, Counter(content["n_attempts"]), rejected, content["n_missing"])
+        warnings = defaultdict(list, content.get("warnings", {}))  # which earlier versions did not write
+        return cls(made, Counter(content["n_attempts"]), rejected, warnings, content["n_missing"])
 
 
 def yields_in(folder: Path, generator: str) -> dict[str, dict[str, Any]]:

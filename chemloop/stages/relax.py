@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ase import Atoms
 
 from chemloop.physics.structures import read_structures, without, write_structures
-from chemloop.runtime.disk import read_json
+from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
+from chemloop.runtime.process import cpu_seconds
 from chemloop.stages.crystal_keys import screened_before
 from chemloop.stages.generate import generated
 from chemloop.stages.known import converged, is_sun, known_folder, known_structures, settled
-from chemloop.stages.relaxing import BATCHES, evaluated, relax_coarsely, relax_to_end, write_relaxed
+from chemloop.stages.relaxing import BATCHES, COARSE, COSTS, FINE, relax_coarsely, relax_to_end, write_relaxed
 from chemloop.stages.stage import OUTPUT, Stage
 
 if TYPE_CHECKING:
@@ -175,17 +176,25 @@ class Relax(Stage):
         structures = read_structures(item.folder / "input.extxyz")
         new = [atoms for atoms in structures if atoms.info["role"] == "candidate"]
         old = [atoms for atoms in structures if atoms.info["role"] != "candidate"]
+        seconds = {COARSE: 0.0, FINE: 0.0}
+        finish = _timed(seconds, FINE, functools.partial(relax_to_end, self))
         if self.settings.loop.relax.coarse.max_steps == 0:
-            return write_relaxed(self, item, relax_to_end(self, structures))
-        return write_relaxed(self, item, [*self._relax_in_two_parts(new), *relax_to_end(self, old)])
+            ends = finish(structures)
+        else:
+            ends = [*self._relax_in_two_parts(new, seconds), *finish(old)]
+        outputs = write_relaxed(self, item, ends)
+        write_json(item.folder / COSTS, seconds)
+        return [*outputs, COSTS]
 
-    def _relax_in_two_parts(self, structures: Sequence[Atoms]) -> list[Relaxed]:
+    def _relax_in_two_parts(self, structures: Sequence[Atoms], seconds: dict[str, float]) -> list[Relaxed]:
         from chemloop.physics.racing import relax_in_two_parts
 
         # those that kept their symmetry are still to leave it
         displacement = None if self.settings.loop.relax.coarse.symprec is not None else 0.0
-        finish = functools.partial(relax_to_end, self, displacement=displacement)
-        return relax_in_two_parts(structures, functools.partial(relax_coarsely, self), self._given_up, finish)
+        begin = _timed(seconds, COARSE, functools.partial(relax_coarsely, self))
+        give_up = _timed(seconds, COARSE, self._given_up)
+        finish = _timed(seconds, FINE, functools.partial(relax_to_end, self, displacement=displacement))
+        return relax_in_two_parts(structures, begin, give_up, finish)
 
     def _given_up(self, structures: Sequence[Atoms]) -> list[str | None]:
         """Why each is relaxed no further after the coarse part; None where it is."""
@@ -198,7 +207,7 @@ class Relax(Stage):
         known = self._known.output()
         if coarse.stop_above is not None:
             hull = [atoms for atoms in known if atoms.info["converged"]]
-            reasons = find_hopeless(evaluated(self, structures), hull, coarse.stop_above)
+            reasons = find_hopeless(structures, hull, coarse.stop_above)
         if coarse.stop_known:
             found = find_known(structures, [*settled(known), *screened_before(self)], self.settings.loop.screen.matcher)
             reasons = [first or second for first, second in zip(reasons, found, strict=True)]
@@ -224,3 +233,15 @@ class Relax(Stage):
             "n_carried": len(carried),
             "mean_steps": sum(atoms.info["n_relax_steps"] for atoms in candidates) / max(1, len(candidates)),
         } | {f"n_dropped_{reason.replace(' ', '_')}": n for reason, n in sorted(dropped.items())}
+
+
+def _timed(seconds: dict[str, float], part: str, step: Callable[[Sequence[Atoms]], Any]) -> Callable[..., Any]:
+    """The same step, which adds the CPU time that it takes to a part."""
+
+    def timed(structures: Sequence[Atoms]) -> Any:
+        begin = cpu_seconds()
+        result = step(structures)
+        seconds[part] += cpu_seconds() - begin
+        return result
+
+    return timed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from chemloop.physics.structures import set_results, write_structures
+from chemloop.physics.structures import set_results, without, write_structures
 from chemloop.protocols import Potential
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.item import Item
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from chemloop.physics.relaxation import Relaxed
 
 BATCHES = "batches.json"
+COSTS = "costs.json"
+"""CPU seconds of the two parts: a step of one may cost several of the other."""
+COARSE, FINE = "coarse", "fine"
 COARSE_FRAME = "coarse"
-"""Energy frame of a coarse part with a force field of its own: its energies go nowhere."""
+"""Energy frame within a coarse part with a force field of its own: no level of theory, so its results end there."""
 
 
 def relax_to_end(stage: Stage, structures: Sequence[Atoms], displacement: float | None = None) -> list[Relaxed]:
@@ -48,7 +51,10 @@ def relax_to_end(stage: Stage, structures: Sequence[Atoms], displacement: float 
 
 
 def relax_coarsely(stage: Stage, structures: Sequence[Atoms]) -> list[Relaxed]:
-    """The first part of the relaxation of new structures, by a cheaper force field where there is one."""
+    """The first part of the relaxation of new structures, by a cheaper force field where there is one.
+
+    The structures then carry the results of the current force field where a race needs them, or none.
+    """
     from chemloop.physics.relaxation import relax
 
     settings = stage.settings.loop.relax
@@ -57,7 +63,7 @@ def relax_coarsely(stage: Stage, structures: Sequence[Atoms]) -> list[Relaxed]:
         potential = load_potential(model, stage.settings.compute.gpu.device)
     else:
         potential, frame = _coarse_potential(stage), COARSE_FRAME
-    return relax(
+    ends = relax(
         structures,
         potential,
         fmax=settings.coarse.fmax,
@@ -68,20 +74,25 @@ def relax_coarsely(stage: Stage, structures: Sequence[Atoms]) -> list[Relaxed]:
         symprec=settings.coarse.symprec,
         energy_frame=frame,
     )
+    if settings.coarse.model is not None:
+        for end in ends:
+            is_converged = end.atoms.info["converged"]
+            end.atoms = without(end.atoms, "mlff")
+            end.atoms.info["converged"] = is_converged
+        if settings.coarse.stop_above is not None:
+            _evaluate(stage, [end.atoms for end in ends if end.rejection is None])
+    return ends
 
 
-def evaluated(stage: Stage, structures: Sequence[Atoms]) -> list[Atoms]:
-    """The structures with the results of the current force field."""
+def _evaluate(stage: Stage, structures: Sequence[Atoms]) -> None:
+    """Give the structures the results of the current force field."""
     from chemloop.physics.calculator import evaluate
 
     model, frame = current_model(stage)
-    if all(atoms.info["energy_frame"] == frame for atoms in structures):
-        return list(structures)
     potential = load_potential(model, stage.settings.compute.gpu.device)
     results = evaluate(structures, potential, batching_of(stage, potential))
-    return [
-        set_results(atoms.copy(), "mlff", *result, frame) for atoms, result in zip(structures, results, strict=True)
-    ]
+    for atoms, result in zip(structures, results, strict=True):
+        set_results(atoms, "mlff", *result, frame)
 
 
 def write_relaxed(stage: Stage, item: Item, results: Sequence[Relaxed]) -> list[str]:
@@ -92,6 +103,7 @@ def write_relaxed(stage: Stage, item: Item, results: Sequence[Relaxed]) -> list[
         if result.rejection is not None:
             atoms.info["dropped"] = result.rejection
         atoms.info["n_relax_steps"] = result.n_steps
+        atoms.info["n_coarse_steps"] = result.n_coarse_steps
         relaxed.append(atoms)
     write_structures(item.folder / OUTPUT, relaxed)
     potential = load_potential(current_model(stage)[0], stage.settings.compute.gpu.device)

@@ -71,9 +71,7 @@ class EvaluateGenerator:
             rows: list[EvaluationRow] = []
             try:
                 for n_atoms in sizes:
-                    failure = evaluate(campaign, settings, n_atoms)
-                    if failure is not None:
-                        notices.append(failure)
+                    notices += evaluate(campaign, settings, n_atoms)
                     new = rows_of(campaign, settings, n_atoms)
                     print("\n".join(map(line, new)), flush=True)
                     rows += new
@@ -105,8 +103,9 @@ def begin(campaign: Campaign, config: dict[str, Any], fixed: dict[str, Any]) -> 
     campaign.begin(config)
 
 
-def evaluate(campaign: Campaign, settings: Settings, n_atoms: int) -> str | None:
-    """Generate, relax and judge cells of one size; returns why there are none, where the generator made none.
+def evaluate(campaign: Campaign, settings: Settings, n_atoms: int) -> list[str]:
+    """Generate, relax and judge cells of one size; returns what people should know: what the generator warns of, or why
+    there are none, where it made none.
 
     Raises: StageFailed where too many relaxations failed
     """
@@ -115,8 +114,8 @@ def evaluate(campaign: Campaign, settings: Settings, n_atoms: int) -> str | None
         sample.ensure()
     except StageFailed as error:
         # That a generator comes to nothing beyond some size is a result.
-        return f"cells of {n_atoms} atoms: {error}"
+        return [f"cells of {n_atoms} atoms: {error}"]
     if sample.output():
         RelaxSamples(campaign, settings, n_atoms).ensure()
         Judge(campaign, settings, n_atoms).ensure()
-    return None
+    return [] if sample.notice is None else [sample.notice]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
+from chemloop.physics.structures import bare
 from chemloop.report.data import MotifCard, StructureCard, formula
 from chemloop.report.motif_picture import motif_svg
 from chemloop.runtime.disk import read_json, write_whole
@@ -50,11 +51,6 @@ def card(atoms: Atoms, screened: Atoms, iteration: int, motifs: list[str]) -> St
         motifs=motifs,
         energy_frame=atoms.info.get("energy_frame", ""),
     )
-
-
-def bare(atoms: Atoms) -> Atoms:
-    """Elements, positions and cell: what is drawn."""
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def motif_titles(rounds: Sequence[Round], catalogue: MotifCatalogue) -> Iterator[tuple[str, list[str]]]:

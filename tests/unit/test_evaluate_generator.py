@@ -176,7 +176,7 @@ def test_a_size_at_which_the_generator_fails_is_a_result(started, monkeypatch):
     empty = Sample(campaign, replace(settings, generator=ScriptedGenerator([])), 3)
     explored.run(empty)
     finish(empty)
-    assert evaluate(campaign, settings, 3) is None
+    assert evaluate(campaign, settings, 3) == []
     (row,) = rows_of(campaign, settings, 3)
     assert (row.n_asked, row.n_valid, row.faults) == (4, 0, {"not generated": 4})
 
@@ -185,8 +185,8 @@ def test_a_size_at_which_the_generator_fails_is_a_result(started, monkeypatch):
             item.fail("no memory for so many atoms")
 
     monkeypatch.setattr("chemloop.stages.stage.run_to_end", fail)
-    notice = evaluate(campaign, settings, 4)
-    assert notice is not None and "cells of 4 atoms" in notice and "no memory for so many atoms" in notice
+    (notice,) = evaluate(campaign, settings, 4)
+    assert "cells of 4 atoms" in notice and "no memory for so many atoms" in notice
     assert rows_of(campaign, settings, 4)[0].n_valid == 0
 
 

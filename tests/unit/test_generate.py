@@ -58,6 +58,24 @@ def test_what_is_known_of_a_birth_is_kept_and_nothing_else(stage):
     assert set(first.arrays) == {"numbers", "positions"}
 
 
+@pytest.mark.parametrize("is_mix", [False, True])
+def test_what_the_generator_warns_of_is_a_notice(stage, is_mix):
+    counts = {"attempts": 1, "rejected": {}, "warnings": ["n_atoms = 40 asked for: seen up to 20"]}
+    if is_mix:
+        quiet = {"attempts": 1, "rejected": {}}
+        counts = {"attempts": 2, "rejected": {}, "by_generator": {"mattergen": counts, "random": quiet}}
+    stage = stage([crystal(), crystal("mp-736")], "loop.generate.per_item=1", counts=counts)
+    explored.run(stage)
+    name = "mattergen" if is_mix else "random"
+    assert stage.notice == f"{name}: n_atoms = 40 asked for: seen up to 20"
+
+
+def test_without_warnings_there_is_no_notice(stage):
+    stage = stage([crystal()], counts={"attempts": 1, "rejected": {}})
+    explored.run(stage)
+    assert stage.notice is None
+
+
 def test_every_rejection_is_counted_by_reason_and_generator(stage):
     flat = crystal()
     flat.positions[0] = np.nan

@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
 from ase.io import write
 
 from chemloop.config import load
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
+from chemloop.runtime.ledger import Ledger
+from chemloop.stages.achieved import relaxing_seconds
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
-from chemloop.stages.stage import stage_folder
+from chemloop.stages.stage import current_model, stage_folder
 from tests.unit.explored import run
 
 SIGMA = 2.4
@@ -126,6 +130,32 @@ def test_another_force_field_may_begin(begin):
     assert len({atoms.info["energy_frame"] for atoms in found.values()}) == 1
 
 
+def test_the_parts_have_their_own_time(begin):
+    campaign = begin(*COARSE, "loop.relax.coarse.stop_above=0.1")
+    _, found = relaxed(campaign)
+    for atoms in (atoms for atoms in found.values() if atoms.info["role"] == "candidate"):
+        assert atoms.info["n_coarse_steps"] <= 4
+        is_finished = atoms.info["n_relax_steps"] > atoms.info["n_coarse_steps"]
+        assert bool(is_finished) is ("dropped" not in atoms.info)
+    costs = [read_json(path) for path in sorted(campaign.folder.glob("iter-001/*-relax/items/*/costs.json"))]
+    assert costs and all(cost["coarse"] > 0 for cost in costs) and any(cost["fine"] > 0 for cost in costs)
+
+
+def test_who_is_given_up_pays_for_the_coarse_part_alone(tmp_path):
+    """A step of the fine part may cost several of the coarse one."""
+    made = []
+    for name, n_coarse, n_steps, dropped in (("a", 9, 9, "hopeless: 1 eV"), ("b", 9, 28, None), ("c", 19, 19, None)):
+        made.append(Atoms("Li", cell=[3] * 3, pbc=True, info={"generator": name, "role": "candidate"}))
+        made[-1].info |= {"n_coarse_steps": n_coarse, "n_relax_steps": n_steps}
+        made[-1].info |= {} if dropped is None else {"dropped": dropped}
+    item = tmp_path / "items/0000"
+    item.mkdir(parents=True)
+    write_structures(item / "output.extxyz", made)
+    write_json(item / "costs.json", {"coarse": 4.0, "fine": 84.0})
+    write_json(item / "DONE", {"wall_s": 500.0})
+    assert relaxing_seconds(tmp_path) == {"a": 1.0, "b": 81.0, "c": 6.0}
+
+
 def test_a_twin_is_given_up_early(begin):
     structures = candidates(1) * 2
     structures[1] = structures[1].copy()
@@ -177,3 +207,29 @@ def test_settings_that_make_no_sense(settings, message):
 def test_torchsim_keeps_no_symmetry():
     with pytest.raises(ConfigError, match=r"coarse\.symprec = 0\.1: only loop\.relax\.engine = ase keeps symmetry"):
         RelaxSettings(engine="torchsim", coarse=CoarseSettings(max_steps=5, symprec=0.1))
+
+
+@pytest.mark.parametrize("give_up", ["stop_above=0.1", "stop_known=true"])
+def test_energies_of_a_coarse_force_field_do_not_reach_the_ledger(begin, give_up):
+    """Its energies have no level of theory, so those of two such force fields would mix."""
+    near, far = candidates(2)
+    twin = far.copy()
+    twin.info["id"] = "i01-g000-0002"
+    campaign = begin(
+        *COARSE, f"loop.relax.coarse.{give_up}", "+model@loop.relax.coarse.model=ase", structures=[far, twin, near]
+    )
+    stage = Relax(campaign, load(campaign.config()), 1)
+    relaxed(campaign)
+    stage.record_in(Ledger(campaign.ledger))
+    rows = {row["structure_id"]: row for row in Ledger(campaign.ledger).rows()}
+    (frame,) = {row["mlff_frame"] for row in rows.values() if "mlff_frame" in row}
+    assert frame == current_model(stage)[1]
+    given_up = rows["i01-g000-0002"]
+    assert given_up["dropped"].startswith("hopeless" if give_up == "stop_above=0.1" else "known early")
+    assert given_up["converged"] is False
+    if give_up == "stop_known=true":
+        assert "mlff_energy" not in given_up
+    else:
+        (atoms,) = [atoms for atoms in stage.output() if atoms.info["id"] == given_up["structure_id"]]
+        atoms.calc = LennardJones(sigma=SIGMA, epsilon=0.3, rc=6.0)
+        assert given_up["mlff_energy"] == pytest.approx(atoms.get_potential_energy(), rel=1e-6)
