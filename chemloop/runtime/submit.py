@@ -50,11 +50,12 @@ def run_to_end(
             while pending:
                 began = time.process_time()
                 again = [item for back in pool.handed_back(pending) for item in trials.not_hopeless(back)]
+                looked_s = time.process_time() - began
                 if again:
                     for item in again:
                         item.reopen()
+                    # takes long, and happens once: no reason to look seldom
                     pool.start(again)
-                looked_s = time.process_time() - began
                 began = time.process_time()
                 pending = [item for item in pending if not is_settled(item)]
                 _raise_if_fatal(pending)
