@@ -45,13 +45,13 @@ def measure(
 
     kinds = read_kinds(stage.earlier("curate"), settings.kind_radius)
     n_before = len(kinds.leaders)
-    of_atoms = kinds.add(new, iteration, is_reference=iteration == 0)
+    is_known = kinds.add(new, iteration, is_reference=iteration == 0).is_known
     catalogue = grown_catalogue(stage, reference_energies)
     overlaps = {}
     if iteration and new:
         is_near = is_within(new, np.vstack(known), settings.bandwidth)
         overlaps = {
-            "overlap": share([part < n_before for part in of_atoms], seed=seed),
+            "overlap": share(is_known, seed=seed),
             "overlap_by_gain": share(is_near, seed=seed),
         }
     further = max(1, round(kinds.n_samples / max(1, iteration)))
