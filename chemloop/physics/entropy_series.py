@@ -34,6 +34,13 @@ class Measured(NamedTuple):
     standard_error: float
 
 
+def _stacked(environments: Sequence[np.ndarray]) -> np.ndarray:
+    """(n_environments, n_features) of all structures or frames."""
+    if not len(environments):
+        raise ValueError("no structures or frames, so no environments: at least one is needed")
+    return np.vstack(environments)
+
+
 def entropy_at(
     environments: Sequence[np.ndarray], n: int, repeats: int, bandwidth: float = BANDWIDTH, seed: int = 0
 ) -> Measured:
@@ -44,10 +51,10 @@ def entropy_at(
     at n, or at what is left without the largest group; all groups are compared along the same random orders).
 
     environments: per structure (n_atoms, n_features)
-    Raises: ValueError when there are fewer than n environments, n is below 1 or repeats below 2
+    Raises: ValueError when there are fewer than n environments, n is below 1 or repeats below 2, or without a structure
     Source: the jackknife of groups, doi:10.1214/aos/1176347263
     """
-    (x,) = used_columns(np.vstack(environments))
+    (x,) = used_columns(_stacked(environments))
     if not 1 <= n <= len(x) or repeats < 2:
         raise ValueError(
             f"{repeats} samples of {n} out of {len(x)} environments:"
@@ -87,8 +94,9 @@ def entropy_curve(environments: Sequence[np.ndarray], sizes: Sequence[int], band
     environments: per frame (n_atoms, n_features), in the order of selection
     sizes: increasing numbers of frames from 0 (entropy 0) to all
     Returns: (n_sizes,) nats
+    Raises: ValueError without a frame
     """
-    (x,) = used_columns(np.vstack(environments))
+    (x,) = used_columns(_stacked(environments))
     ends = np.concatenate([[0], np.cumsum([len(frame) for frame in environments])])
     ends = ends[np.asarray(sizes, dtype=int)]
     if len(x) ** 2 > DIRECT_PAIRS:
@@ -123,11 +131,12 @@ def entropy_growth(
     groups of the last w frames; each pair of environments is met once.
 
     environments: per frame (n_atoms, n_features), at least one frame, in the order of selection
+    Raises: ValueError without a frame
     Source: figure 3a of the paper
     """
     n = len(environments)
     window = max(1, round(window_fraction * n))
-    (x,) = used_columns(np.vstack(environments))
+    (x,) = used_columns(_stacked(environments))
     n_groups = min(N_GROUPS, window)
     # Group -1: the frames before the window.
     groups = np.concatenate([np.full(n - window, -1), np.arange(window) % n_groups])
@@ -159,10 +168,11 @@ def is_within(environments: Sequence[np.ndarray], known: np.ndarray, bandwidth: 
 
     environments: per new structure (n_atoms, n_features), at least one; known: (n_known, n_features), at least one
     Returns: per structure (n_atoms,) bool
+    Raises: ValueError without a structure
     Source: the overlap of doi 10.1038/s41467-025-59232-0 (QUESTS)
     """
     sizes = [len(part) for part in environments]
-    return np.split(entropy_gains(np.vstack(environments), known, bandwidth) < ROUNDING, np.cumsum(sizes)[:-1])
+    return np.split(entropy_gains(_stacked(environments), known, bandwidth) < ROUNDING, np.cumsum(sizes)[:-1])
 
 
 def share(flags: Sequence[np.ndarray], repeats: int = 200, seed: int = 0) -> Measured:

@@ -56,6 +56,17 @@ def test_impossible_samples_are_refused(n, repeats):
         entropy_at(kinds(60, 7, 0), n, repeats, H)
 
 
+def test_nothing_at_all_is_refused_in_words():
+    for ask in (
+        lambda: entropy_at([], 1, 5, H),
+        lambda: entropy_growth([], bandwidth=H),
+        lambda: entropy_curve([], [0], H),
+        lambda: is_within([], np.eye(3), H),
+    ):
+        with pytest.raises(ValueError, match="no structures or frames, so no environments: at least one is needed"):
+            ask()
+
+
 def test_one_structure_has_no_error_and_identical_ones_none_to_speak_of():
     one = entropy_at([np.eye(8)], 4, 5, H)
     assert one.value == pytest.approx(np.log(4)) and np.isnan(one.standard_error)
