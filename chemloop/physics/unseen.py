@@ -108,7 +108,7 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
     Source: Good and Toulmin, Biometrika 43, 45 (1956); doi:10.1073/pnas.1607774113, table 1
     """
     x, n = _checked(counts, n_samples)
-    limit = int(max(n, n * math.log(n)))
+    limit = most_further(n)
     if not 0 <= m <= limit:
         raise ValueError(f"new species in m = {m} further samples after {n}: from 0 to {limit} can be estimated")
     t = m / n
@@ -124,6 +124,11 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
         powers = np.where(kept > 0, t ** np.minimum(orders, 1000), 0.0)
     series = -np.sum(np.where(orders % 2 == 0, 1, -1) * powers * kept * numbers)
     return float(min(max(series, 0.0), m) if n_samples is None else max(series, 0.0))
+
+
+def most_further(n: int) -> int:
+    """How many further individuals, or samples, `expected_new` serves for after n."""
+    return int(max(n, n * math.log(n)))
 
 
 def coverage_with_error(
