@@ -5,6 +5,7 @@ Seconds are those of the processor, of all threads: on a machine that does other
     python -m benchmarks.entropy --n 10000 100000               # equations (1) and (2)
     python -m benchmarks.entropy --scaling 1000 10000 100000 1000000 --plot scaling.png
     python -m benchmarks.entropy --select 4000 40000            # greedy selection; --quests-select 200 2000 for msc
+    python -m benchmarks.entropy --campaign outputs/NAME        # of a campaign, by sample size and bandwidth
 
 `--data copies`: environments of perturbed copies of the package's Li-P-S references, by default at the paper's
 amplitudes. `--data crystals`: of random crystals, none of which is a copy of another.
@@ -28,9 +29,12 @@ from ase import Atoms
 from benchmarks.inputs import random_crystals
 from chemloop.physics.descriptors import blind_environments, environments
 from chemloop.physics.entropy import BANDWIDTH, entropy, entropy_gains, greedy_selection
+from chemloop.physics.entropy_series import entropy_at
 from chemloop.physics.kernel_sums import Environments
 from chemloop.physics.perturbation import perturb
 from chemloop.reference import read_reference
+from chemloop.runtime.campaign import STAGES, Campaign
+from chemloop.stages.describe import read_environments
 
 ELEMENTS = ["Li", "P", "S"]
 TOLERANCE = 1e-3  # nats
@@ -213,6 +217,22 @@ def quests_select(n: int, n_candidates: int, options: argparse.Namespace) -> Non
         print(f"  {name} {elapsed:.1f} s, {len(held)} environments of entropy {entropy(held):.4f}")
 
 
+def of_campaign(folder: Path, sizes: Sequence[int], bandwidths: Sequence[float]) -> None:
+    """Of the explored structures after each iteration, at other sample sizes and bandwidths than the campaign's own.
+
+    Drawn as the campaign draws, so that its own size and bandwidth give its own numbers.
+    """
+    config = Campaign(folder).config()
+    explored: list[np.ndarray] = []
+    for described in sorted(folder.glob(f"iter-*/{STAGES.index('describe')}-describe")):
+        explored += read_environments(described)
+        n = sum(map(len, explored))
+        print(f"{described.parent.name}: {n} environments")
+        for size, bandwidth in itertools.product([size for size in sizes if size <= n], bandwidths):
+            found = entropy_at(explored, size, config["loop"]["curate"]["n_repeats"], bandwidth, config["seed"])
+            print(f"  n = {size}, h = {bandwidth:g}/A: {found.value:.3f} +- {found.standard_error:.3f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", help="environments to compare with QUESTS on")
@@ -220,6 +240,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="picture of --scaling")
     parser.add_argument("--select", type=int, nargs=2, metavar=("N", "CANDIDATES"), help="structures, ChemLoop alone")
     parser.add_argument("--quests-select", type=int, nargs=2, metavar=("N", "CANDIDATES"), help="both")
+    parser.add_argument("--campaign", type=Path, help="folder of a campaign, whose entropies to compute")
+    parser.add_argument("--samples", type=int, nargs="+", default=[100, 1000], help="sample sizes, for --campaign")
+    parser.add_argument("--bandwidths", type=float, nargs="+", default=[BANDWIDTH, 0.1], help="1/A, for --campaign")
     parser.add_argument("--precisions", nargs="+", default=["float32", "float64"], help="what QUESTS computes in")
     parser.add_argument("--data", choices=["copies", "crystals"], default="copies", help="for --n and --scaling")
     parser.add_argument("--blind", action="store_true", help="the published descriptor, without elements")
@@ -239,6 +262,8 @@ def main() -> None:
         select(options.select[0], options.select[1], options)
     if options.quests_select:
         quests_select(options.quests_select[0], options.quests_select[1], options)
+    if options.campaign:
+        of_campaign(options.campaign, options.samples, options.bandwidths)
 
 
 if __name__ == "__main__":

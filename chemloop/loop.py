@@ -42,12 +42,13 @@ class StopSettings:
     """The space counts as complete when all criteria are met, after more iterations than `patience`.
 
     criteria: any of
-        entropy: at fixed sample size it grew less than `tolerance_nats` over the last `patience` iterations
+        entropy: at fixed sample size it grew less than `tolerance_nats` over the last `patience` iterations. It cannot
+            exceed log `curate.n_environments`: near that it is met whatever is missing, and coverage has to tell
         growth: dH/dN of the training set is below `growth_limit_nats_per_frame`
         environment_coverage, motif_coverage: the lower end of the 95 % interval is not below the limit of that name
     """
 
-    criteria: list[str] = field(default_factory=lambda: ["entropy", "growth"])
+    criteria: list[str] = field(default_factory=lambda: list(CRITERIA))
     tolerance_nats: float = 0.01
     patience: int = 2
     growth_limit_nats_per_frame: float = 1e-4

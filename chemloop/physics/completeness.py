@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from chemloop.physics.unseen import Estimate, bunching, chao1, coverage_with_error, expected_new_with_error
+from chemloop.physics.unseen import (
+    Estimate,
+    bunching,
+    chao1,
+    coverage_with_error,
+    expected_new_with_error,
+    most_further,
+)
 
 # Of the stop rule: what may be asked for, and what it is about.
 CRITERIA = ("entropy", "growth", "environment_coverage", "motif_coverage")
@@ -23,6 +32,8 @@ class Seen:
     coverage: share of the kinds in a further structure that is expected to have been seen
     estimated: number of kinds seen and unseen, a lower bound (Chao2)
     further: structures that an iteration brought on average; expected_new: kinds that as many more would bring
+    predicted: kinds that as many structures as this iteration brought were expected to bring, by those before it alone;
+        None where they could not tell
     """
 
     n_samples: int
@@ -32,6 +43,7 @@ class Seen:
     further: int
     expected_new: Estimate
     n_known: int = 0
+    predicted: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; estimates as {value, standard_error, low, high}."""
@@ -48,7 +60,8 @@ class Seen:
 class Completeness:
     """How complete the space was after one iteration; None where there is nothing that could tell.
 
-    entropy, entropy_error: nats, at the campaign's fixed sample size
+    entropy, entropy_error: nats, at the campaign's fixed sample size of n_environments, which caps it at log
+        n_environments; None in campaigns of older versions
     growth, growth_error: dH/dN of the training set, nats per frame
     overlap, overlap_error: share of this iteration's new environments that were known before it
     environments, motifs: kinds of them in the generated structures of all iterations up to this one
@@ -63,6 +76,12 @@ class Completeness:
     environments: Seen | None = None
     motifs: Seen | None = None
     growth_error: float | None = None
+    n_environments: int | None = None
+
+    @property
+    def cap(self) -> float | None:
+        """Nats; what the entropy cannot exceed, however much is missing: all environments of the sample differ."""
+        return None if self.n_environments is None else math.log(self.n_environments)
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -92,6 +111,7 @@ def seen(
     first_hosts: Sequence[Hashable],
     further: int,
     seed: int = 0,
+    predicted: Estimate | None = None,
 ) -> Seen | None:
     """What generated structures say of the kinds that they hold, and of those that nobody has seen; None where no
     structure holds any.
@@ -102,10 +122,11 @@ def seen(
     counts, is_in_references: (n_kinds,) structures generated that hold each kind, and whether a reference does
     first_hosts: (n_kinds,) the first structure generated that holds it; anything where none does
     further: number of structures for which to predict
+    predicted: what `predict` said of this iteration before it
     """
     if not np.any(counts):
         return None
-    clusters = bunching(host for host, count in zip(first_hosts, counts, strict=True) if count == 1)
+    clusters = _bunching(counts, first_hosts)
     return Seen(
         n_samples=n_samples,
         n_seen=int(np.sum(counts > 0)),
@@ -114,7 +135,26 @@ def seen(
         further=further,
         expected_new=expected_new_with_error(counts, further, n_samples, seed=seed, bunching=clusters),
         n_known=int(np.sum((counts > 0) & is_in_references)),
+        predicted=predicted,
     )
+
+
+def predict(
+    counts: np.ndarray, n_samples: int, first_hosts: Sequence[Hashable], further: int, seed: int = 0
+) -> Estimate | None:
+    """How many new kinds so many further structures would bring; None where nothing has been seen, or too little for
+    so many.
+
+    Arguments as those of `seen`.
+    """
+    if not further or not np.any(counts) or further > most_further(n_samples):
+        return None
+    clusters = _bunching(counts, first_hosts)
+    return expected_new_with_error(counts, further, n_samples, seed=seed, bunching=clusters)
+
+
+def _bunching(counts: np.ndarray, first_hosts: Sequence[Hashable]) -> float:
+    return bunching(host for host, count in zip(first_hosts, counts, strict=True) if count == 1)
 
 
 def is_complete(history: Sequence[Completeness], limits: Mapping[str, float], patience: int) -> Verdict:
@@ -145,10 +185,16 @@ def _judge(history: Sequence[Completeness], criterion: str, limit: float, patien
     if criterion == "entropy":
         growth = last.entropy - history[-1 - patience].entropy
         is_met = bool(growth < limit)
-        return is_met, (
+        words = (
             f"the entropy at fixed sample size grew by {growth:.3g} nats over {patience} iterations"
             f" ({'below' if is_met else 'not below'} the tolerance of {limit:g})"
         )
+        if last.cap is not None and last.cap - last.entropy < limit:
+            words += (
+                f", but {last.entropy:.3f} is within the tolerance of its cap, log {last.n_environments} ="
+                f" {last.cap:.3f}, where it cannot grow whatever is missing"
+            )
+        return is_met, words
     if criterion == "growth":
         is_met = bool(last.growth < limit)
         return is_met, (
@@ -165,13 +211,18 @@ def _judge(history: Sequence[Completeness], criterion: str, limit: float, patien
     )
 
 
-def sentence(completeness: Completeness) -> str:
-    """What fraction of environments and motifs is expected to be known, how surely, and what more structures bring."""
-    known, new = [], []
-    for seen, what, kinds in (
-        (completeness.environments, "environments", "new kinds of environment"),
-        (completeness.motifs, "anion motifs", "new motifs"),
+def sentence(history: Sequence[Completeness]) -> str:
+    """What fraction of environments and motifs is expected to be known, how surely, and what more structures bring.
+
+    history: one per iteration that measured it, at least one; the last is spoken of, the others say how many of the
+        earlier predictions held
+    """
+    known, new, held = [], [], []
+    for name, what, kinds in (
+        ("environments", "environments", "new kinds of environment"),
+        ("motifs", "anion motifs", "new motifs"),
     ):
+        seen: Seen | None = getattr(history[-1], name)
         if seen is None:
             continue
         low, high = (_percent(end) for end in (seen.coverage.low, seen.coverage.high))
@@ -179,15 +230,34 @@ def sentence(completeness: Completeness) -> str:
         e = seen.expected_new
         new.append(f"{e.value:.0f} ({max(0.0, e.low):.0f} to {e.high:.0f}) {kinds}")
         further = seen.further
+        tested = predictions(history, name)
+        if tested:
+            n_held = sum(estimate.low <= found <= estimate.high for _, estimate, found in tested)
+            held.append(f"{n_held} of {len(tested)} for {what}")
     if not known:
         return (
             "No structure has been generated so far that converged, is unique and novel, so nothing is known of what"
             " has not been seen."
         )
     (what, share), *others = known
-    text = f"Of the {what} of a further generated structure, {share} are expected to be known"
+    text = f"Of the {what} of a further new structure (converged, unique and novel), {share} are expected to be known"
     text += "".join(f", of its {what} {share}" for what, share in others)
-    return f"{text}; another {further} structures would bring about {' and '.join(new)}."
+    text += f"; another {further} such structures would bring about {' and '.join(new)}."
+    return text + (f" Earlier predictions whose interval held what was found: {', '.join(held)}." if held else "")
+
+
+def predictions(history: Sequence[Completeness], name: str) -> list[tuple[int, Estimate, int]]:
+    """Iterations whose new kinds were predicted by those before them: the number, the prediction, how many were found.
+
+    name: `environments` or `motifs`
+    """
+    kinds = [(each.iteration, getattr(each, name)) for each in history]
+    measured = [(iteration, seen) for iteration, seen in kinds if seen is not None]
+    return [
+        (iteration, seen.predicted, seen.n_seen - before.n_seen)
+        for (_, before), (iteration, seen) in pairwise(measured)
+        if seen.predicted is not None
+    ]
 
 
 def _percent(share: float) -> str:

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from matscipy.neighbours import neighbour_list
 
+from chemloop.physics.structures import check_structure
 from chemloop.runtime.errors import StructureError
 
 # One column per central element, 1/A. Environments of two central elements are at least sqrt(2)/A apart, 94 times the
@@ -37,7 +38,8 @@ def environments(
     cutoff: A
     Returns: per structure (n_atoms, n_features) float32, 1/A; columns are n_elements marks, then n_elements blocks of
         n_neighbors distance terms, then a block of n_neighbors - 1 terms for each pair 00, 01, 02, 11, ... of elements
-    Raises: StructureError when a structure holds another element or has two atoms in the same place
+    Raises: StructureError when a structure is no crystal of finite numbers, holds another element or has two atoms in
+        the same place
     Source: doi 10.1038/s41467-025-59232-0 (QUESTS), without elements; one element here gives its numbers as long as
         no atom has more than n_neighbors neighbours
     """
@@ -45,6 +47,7 @@ def environments(
     columns[[atomic_numbers[symbol] for symbol in elements]] = np.arange(len(elements))
     described = []
     for number, atoms in enumerate(structures):
+        check_structure(atoms, _name(atoms, number))
         species = columns[atoms.numbers]
         if (species < 0).any():
             foreign = sorted({symbol for symbol, s in zip(atoms.symbols, species, strict=True) if s < 0})
@@ -63,11 +66,12 @@ def blind_environments(structures: Sequence[Atoms], n_neighbors: int = 32, cutof
     Where neighbours at the same distance compete for the last place, the choice and so the result is arbitrary.
 
     Returns: per structure (n_atoms, 2 n_neighbors - 1) float32, 1/A
-    Raises: StructureError when a structure has two atoms in the same place
+    Raises: StructureError when a structure is no crystal of finite numbers or has two atoms in the same place
     Source: doi 10.1038/s41467-025-59232-0 (QUESTS), `get_descriptors`
     """
     described = []
     for number, atoms in enumerate(structures):
+        check_structure(atoms, _name(atoms, number))
         alike = np.zeros(len(atoms), dtype=int)
         neighbors = _neighbors_by_species(atoms, alike, 1, cutoff, n_neighbors, _name(atoms, number))
         described.append(_features(neighbors, n_neighbors).astype(np.float32))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,18 @@ from chemloop.physics.kernel_sums import check_environments
 
 # Rows, and leaders, that are compared at once.
 ROWS_AT_ONCE, LEADERS_AT_ONCE = 512, 16_384
+
+
+class Sorted(NamedTuple):
+    """Environments sorted into kinds, structure by structure.
+
+    kinds: (n_atoms,) number of the kind of each
+    is_known: (n_atoms,) bool, whether a leader that was there before these structures is within the radius. It may be
+        so of an environment of a new kind, whose leader is nearer still
+    """
+
+    kinds: list[np.ndarray]
+    is_known: list[np.ndarray]
 
 
 @dataclass
@@ -38,8 +51,8 @@ class EnvironmentKinds:
     first_iteration: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     n_samples: int = 0
 
-    def add(self, environments: Sequence[np.ndarray], iteration: int, is_reference: bool = False) -> list[np.ndarray]:
-        """Sort the environments of structures into kinds, in their order; returns the kind of each atom, by structure.
+    def add(self, environments: Sequence[np.ndarray], iteration: int, is_reference: bool = False) -> Sorted:
+        """Sort the environments of structures into kinds, in their order.
 
         An environment that no leader is near becomes one; all others belong to the nearest leader, also of those that
         came with these structures.
@@ -47,13 +60,14 @@ class EnvironmentKinds:
         Raises: ValueError for numbers that are not finite
         """
         if not environments:
-            return []
+            return Sorted([], [])
         x = np.vstack(environments)
         check_environments(x)
         if not len(self.leaders):
             self.leaders = x[:0]
         old, distance = nearest(x, self.leaders)
-        new = _leaders_of(x[distance > self.radius], self.radius)
+        is_known = distance <= self.radius
+        new = _leaders_of(x[~is_known], self.radius)
         newer, other_distance = nearest(x, new)
         kinds = np.where(other_distance < distance, len(self.leaders) + newer, old)
         self._append(new, iteration)
@@ -67,7 +81,7 @@ class EnvironmentKinds:
             self.first_host[new] = self.n_samples
             self.n_structures[those] += 1
             self.n_samples += 1
-        return by_structure
+        return Sorted(by_structure, np.split(is_known, ends))
 
     def _append(self, new: np.ndarray, iteration: int) -> None:
         self.leaders = np.vstack([self.leaders, new])

@@ -37,7 +37,7 @@ def coverage(counts: np.ndarray, n_samples: int | None = None) -> float:
     """The share of all that is out there, weighted by how common it is, that belongs to species already seen.
 
     One minus it is the chance that the next individual is of a new species; with `n_samples`, that the next occurrence
-    in a further sample is.
+    in a further sample is. It is 1 only where nothing was seen just once.
 
     Raises: ValueError for counts without a single sighting
     Source: Good, Biometrika 40, 237 (1953); improved form doi:10.1890/11-1952.1, equation (4a)
@@ -47,6 +47,10 @@ def coverage(counts: np.ndarray, n_samples: int | None = None) -> float:
     if f1 == 0 or n == 1:
         # One sample tells nothing of what recurs: without a repetition all of it may be unique.
         return 1.0 if f1 == 0 else 0.0
+    if f1 == 1 and f2 == 0:
+        # The form below would make the estimate 1: a rare species in hand would be proof that there is no other. This
+        # is Turing's, of which the others are refinements.
+        return float(1 - 1 / x.sum())
     # Without species seen twice the form for f2 = 0 of the same authors, which keeps the estimate below 1.
     a, b = ((n - 1) * f1, 2 * f2) if f2 else ((n - 1) * (f1 - 1), 2)
     return float(1 - f1 / x.sum() * a / (a + b))
@@ -104,7 +108,7 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
     Source: Good and Toulmin, Biometrika 43, 45 (1956); doi:10.1073/pnas.1607774113, table 1
     """
     x, n = _checked(counts, n_samples)
-    limit = int(max(n, n * math.log(n)))
+    limit = most_further(n)
     if not 0 <= m <= limit:
         raise ValueError(f"new species in m = {m} further samples after {n}: from 0 to {limit} can be estimated")
     t = m / n
@@ -122,13 +126,18 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
     return float(min(max(series, 0.0), m) if n_samples is None else max(series, 0.0))
 
 
+def most_further(n: int) -> int:
+    """How many further individuals, or samples, `expected_new` serves for after n."""
+    return int(max(n, n * math.log(n)))
+
+
 def coverage_with_error(
     counts: np.ndarray, n_samples: int | None = None, repeats: int = 200, seed: int = 0, bunching: float = 1.0
 ) -> Estimate:
     """`coverage` with the error that it has on samples like this one, by bootstrap.
 
-    Where nothing was seen just once the estimate is 1 however small the sample; the interval then reaches down to the
-    coverage at which one missing species would have escaped n draws with a chance of 5 %.
+    However few species were seen once, the interval reaches down to 0.05^(1/n) at least: what is missing there escapes
+    n draws with a chance of 5 %. So no fewer than 59 samples can show a coverage of 95 %.
     repeats: bootstrap samples, at least 2
 
     Raises: ValueError
@@ -140,7 +149,7 @@ def coverage_with_error(
         for drawn, shares, _ in _resamples(x, n, n_samples, 0, repeats, seed)
     ]
     estimate = _estimate(value, errors, bunching, high=1.0)
-    return estimate if 1 in x else estimate._replace(low=min(estimate.low, 0.05 ** (1 / n)))
+    return estimate._replace(low=min(estimate.low, 0.05 ** (1 / n)))
 
 
 def expected_new_with_error(
@@ -206,7 +215,8 @@ def _estimated_shares(x: np.ndarray, n: int, n_samples: int | None) -> np.ndarra
     if f1 == 0 or total_lost == 0:
         return shares
     n_unseen = max(math.ceil(chao1(x, n_samples).value - len(x)), 1)
-    corrected = shares * (1 - missing / total_lost * lost)
+    # Where a single species was seen once its whole share may go to an unseen one, and by rounding a little more.
+    corrected = np.maximum(shares * (1 - missing / total_lost * lost), 0.0)
     return np.concatenate([corrected, np.full(n_unseen, missing / n_unseen)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from chemloop.report import curves, distribution
@@ -66,6 +67,8 @@ def cards(data: ReportData) -> list[Card]:
     numbers, entropies = data.series("curate/entropy_nats")
     if entropies:
         note = f"from {entropies[0]:.2f} in iteration {numbers[0]}" if len(entropies) > 1 else f"iteration {numbers[0]}"
+        sample = curves.sample_size(data)
+        note += "" if sample is None else f"; at most {math.log(sample):.2f}"
         found.append(Card("Entropy", f"{entropies[-1]:.2f} nats", note))
     for channel, unit, shown in (("energy", "mev_per_atom", "meV/atom"), ("force", "mev_per_ang", "meV/Å")):
         numbers, after = data.series(curves.error_key(channel, "after", unit))
@@ -90,16 +93,25 @@ def e_hull(data: ReportData) -> str:
 def yields(data: ReportData) -> str:
     """Under the fractions."""
     return (
-        f"Stable: converged and less than {data.stable_below:g} eV/atom above the hull. Unique: no duplicate within its"
-        " iteration. Novel: matches no reference and nothing found earlier. S.U.N.: all three."
+        f"Stable: converged and less than {data.stable_below:g} eV/atom above the hull. Unique: of duplicates within"
+        " an iteration, only the first counts. Novel: matches no reference and nothing found earlier. S.U.N.: all"
+        " three."
     )
 
 
 def entropy(data: ReportData) -> str:
     """Under entropy and labels."""
+    n = curves.sample_size(data)
+    size = "one sample size" if n is None else f"one sample size, {n:,} environments"
+    cap = (
+        "The entropy cannot exceed the logarithm of that number: near it, it is flat whatever is missing."
+        if n is None
+        else f"It cannot exceed log {n:,} = {math.log(n):.3f} nats (dotted): near that, it is flat whatever is missing."
+    )
     return (
-        "Information entropy of the local environments of all explored structures at one sample size, with the standard"
-        f" error over samples; and all frames labelled so far by {data.label_source}. Iteration 0: known structures."
+        f"Information entropy of the local environments of all explored structures at {size}, with its standard error:"
+        " that of the random samples, and that of the structures they come from (a jackknife over groups of these)."
+        f" {cap} All frames labelled so far by {data.label_source}. Iteration 0: known structures."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from chemloop.physics.completeness import predictions
 from chemloop.report.data import ReportData
 from chemloop.report.style import BLUE, GREEN, VERMILION, finish
 
@@ -64,10 +65,14 @@ def _by_iteration(data: ReportData, estimate: Callable[[Seen], Estimate], scale:
                 marker={"size": 9, "symbol": symbol},
                 hovertemplate=f"iteration %{{text}}, {kind}<br>{shown}<extra></extra>",
             )
-    numbers = [iteration for kind, _, _ in KINDS for iteration, _ in measured(data, kind)]
+    _number_axis(figure, [iteration for kind, _, _ in KINDS for iteration, _ in measured(data, kind)])
+    return figure
+
+
+def _number_axis(figure: Figure, numbers: Sequence[int]) -> None:
+    """Whole numbers of iterations, at most a dozen ticks."""
     step = max(1, -(-(max(numbers) - min(numbers) + 1) // 12))
     figure.update_xaxes(title="Iteration", dtick=step, range=[min(numbers) - 0.4, max(numbers) + 0.4])
-    return figure
 
 
 def coverage_figure(data: ReportData) -> Figure | None:
@@ -82,12 +87,46 @@ def coverage_figure(data: ReportData) -> Figure | None:
 
 
 def news_figure(data: ReportData) -> Figure | None:
-    """Kinds that one more iteration is expected to bring; None where not measured."""
+    """Kinds expected of each iteration and of the next, beside those found; None where not measured."""
     if not is_measured(data):
         return None
-    shown = "%{y:.1f} new (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
-    figure = _by_iteration(data, lambda seen: seen.expected_new, 1, shown)
-    figure.update_yaxes(title="New kinds expected", rangemode="tozero")
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    history = [c for c in data.completeness if c is not None]
+    numbers = []
+    for place, (kind, color, symbol) in enumerate(KINDS):
+        rows = measured(data, kind)
+        if not rows:
+            continue
+        tested = predictions(history, kind)
+        last, newest = rows[-1]
+        expected = [*((iteration, estimate) for iteration, estimate, _ in tested), (last + 1, newest.expected_new)]
+        numbers += [iteration for iteration, _ in expected]
+        shift = 0.06 * (2 * place - 1)
+        figure.add_scatter(
+            x=[iteration + shift for iteration, _ in expected],
+            **bars([estimate for _, estimate in expected]),
+            name=f"{kind}, expected",
+            text=[str(iteration) for iteration, _ in expected],
+            mode="markers",
+            marker={"size": 9, "symbol": symbol, "color": color},
+            hovertemplate=f"iteration %{{text}}, {kind}<br>%{{y:.1f}} new expected"
+            " (%{customdata[0]:.1f} to %{customdata[1]:.1f})<extra></extra>",
+        )
+        if tested:
+            figure.add_scatter(
+                x=[iteration + shift for iteration, _, _ in tested],
+                y=[found for _, _, found in tested],
+                name=f"{kind}, found",
+                text=[str(iteration) for iteration, _, _ in tested],
+                mode="lines+markers",
+                line={"color": color, "width": 1.5, "dash": "dot"},
+                marker={"size": 12, "symbol": f"{symbol}-open", "line": {"width": 2, "color": color}},
+                hovertemplate=f"iteration %{{text}}, {kind}<br>%{{y}} new found<extra></extra>",
+            )
+    _number_axis(figure, numbers)
+    figure.update_yaxes(title="New kinds", rangemode="tozero")
     return finish(figure)
 
 
@@ -156,28 +195,31 @@ def overlap_figure(data: ReportData) -> Figure | None:
         marker={"size": 9, "symbol": "diamond"},
         hovertemplate="iteration %{x}<br>%{y:.1f} % known before<extra></extra>",
     )
-    numbers = [iteration for iteration, _, _ in rows]
-    step = max(1, -(-(max(numbers) - min(numbers) + 1) // 12))
-    figure.update_xaxes(title="Iteration", dtick=step, range=[min(numbers) - 0.4, max(numbers) + 0.4])
+    _number_axis(figure, [iteration for iteration, _, _ in rows])
     lowest = min(share - error for _, share, error in rows)
     figure.update_yaxes(title="Environments known before (%)", range=[max(0.0, 100 * lowest - 5), 101.5])
     return finish(figure)
 
 
 COVERAGE_CAPTION = (
-    "How much of what a further new structure would hold has been seen already (Good and Turing's estimate), for kinds"
-    " of local environment and for anion motifs. Bars: 95 % intervals by bootstrap over structures."
+    "How much of what a further new structure (converged, unique and novel) would hold has been seen already (Good and"
+    " Turing's estimate), for kinds of local environment and for anion motifs. Bars: 95 % intervals by a parametric"
+    " bootstrap: samples of kinds drawn from an estimated population, each kind by itself, the variance then raised for"
+    " rare kinds that share structures; they reach down at least to what so few structures cannot exclude."
 )
 NEWS_CAPTION = (
-    "Kinds never seen before that as many further structures as an iteration has brought on average would show (Good"
-    " and Toulmin's estimate), with 95 % prediction intervals. Close to zero, this generator has exhausted the space."
+    "Kinds never seen before. Filled markers: how many the new structures of an iteration were expected to show by"
+    " those before it (Good and Toulmin's estimate), with 95 % prediction intervals; the last is for one more iteration"
+    " of average size. Open markers: how many they showed. A prediction takes all structures for draws from one"
+    " population; a force field that changes between iterations makes its interval too narrow. Close to zero, this"
+    " generator finds next to nothing new."
 )
 ACCUMULATION_CAPTION = (
     "Kinds that the new structures of all iterations up to each point hold, and how many there are in all, seen or not,"
-    " by Chao's estimate: a lower bound, with its 95 % interval. Where the two meet, nothing that this generator can"
-    " make is missing. Known structures are not counted."
+    " by Chao's estimate: a lower bound, with its 95 % interval. That the two meet is no proof that nothing is missing:"
+    " they do wherever no more than one kind was seen just once. Known structures are not counted."
 )
 OVERLAP_CAPTION = (
-    "Share of the local environments of each iteration's new structures that lie close to one seen before, with the"
-    " standard error over structures."
+    "Share of the local environments of each iteration's new structures that lie within the radius of a kind that was"
+    " there before, known structures' kinds included, with the standard error over structures."
 )

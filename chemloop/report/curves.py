@@ -68,8 +68,13 @@ def yield_figure(data: ReportData) -> Figure | None:
     return finish(figure)
 
 
+def sample_size(data: ReportData) -> int | None:
+    """Environments in each sample whose entropy is drawn; None where an older version did not write it down."""
+    return next((c.n_environments for c in data.completeness if c is not None and c.n_environments), None)
+
+
 def entropy_figure(data: ReportData) -> Figure | None:
-    """Entropy of the explored environments on the left axis, all labels so far on the right one."""
+    """Entropy of the explored environments and its cap on the left axis, all labels so far on the right one."""
     import plotly.graph_objects as go
 
     numbers, entropies = data.series("curate/entropy_nats")
@@ -87,6 +92,17 @@ def entropy_figure(data: ReportData) -> Figure | None:
         marker={"size": 9},
         hovertemplate="iteration %{x}<br>entropy %{y:.3f} nats<extra></extra>",
     )
+    sample = sample_size(data)
+    if sample is not None:
+        # A line of its own: a shape would not take part in what the reader switches on and off, nor in the range.
+        figure.add_scatter(
+            x=[numbers[0] - 0.3, numbers[-1] + 0.3],
+            y=[np.log(sample)] * 2,
+            name=f"cap, log {sample:,}",
+            mode="lines",
+            line={"color": VERMILION, "width": 1.5, "dash": "dot"},
+            hovertemplate="no sample of this size can have more<br>%{y:.3f} nats<extra></extra>",
+        )
     labelled = [(i.number, i.n_frames) for i in data.iterations if i.n_frames is not None]
     figure.add_scatter(
         x=[number for number, _ in labelled],

@@ -42,6 +42,8 @@ N_ANALYSED = 400
 """New structures whose motifs are looked for; further ones are strained copies of these and share theirs."""
 N_FOUND = 300
 """Structures that count as stable, unique and novel, at most."""
+N_COMPARED = 10_000
+"""Environments of the samples whose entropy it would be."""
 STABLE_BELOW = 0.1
 FORMATION = {"Li-S": -5.6, "Li-P": -3.4, "P-S": -1.6}
 """eV/atom per product of two atomic fractions: some convex function of the composition, so that there is a hull."""
@@ -93,7 +95,7 @@ def demonstration(n_structures: int = 600, seed: int = 0) -> ReportData:
         embedding=embedding(cards, rng),
         gallery=gallery(catalogue),
         completeness=measured,
-        sentence="Demonstration: " + completeness.sentence(measured[-1]),
+        sentence="Demonstration: " + completeness.sentence(measured),
         origins=origins(),
         costs=[Cost(stage, hours, 40, int(hours)) for stage, hours in COSTS.items()],
         labels_computed=900,
@@ -231,17 +233,26 @@ def measurements(catalogue: MotifCatalogue, rng: np.random.Generator) -> list[Co
     shares = 1 / np.arange(1, 400)
     hosts = [entry.host for entry in catalogue.entries]
     known = np.array([entry.is_known for entry in catalogue.entries])
-    found: list[Completeness] = [Completeness(0, 6.7, 0.02, 0.03)]
+    places = range(len(shares))
+    left, before = catalogue.occurrences(), 0
+    counts, motifs = np.zeros(len(shares), dtype=int), np.zeros(len(left), dtype=int)
+    found: list[Completeness] = [Completeness(0, 6.7, 0.02, 0.03, n_environments=N_COMPARED)]
     for number in range(1, N_ITERATIONS + 1):
         n = catalogue.n_structures * number // N_ITERATIONS
-        counts = rng.binomial(n, 0.3 * shares)
-        motifs = rng.binomial(catalogue.occurrences(), number / N_ITERATIONS)
         further = max(1, catalogue.n_structures // N_ITERATIONS)
+        expected = [
+            completeness.predict(seen, before, hosts_of, n - before)
+            for seen, hosts_of in ((counts, places), (motifs, hosts))
+        ]
+        drawn = rng.binomial(left, 1 / (N_ITERATIONS + 1 - number))
+        counts = counts + rng.binomial(n - before, 0.3 * shares)
+        left, motifs, before = left - drawn, np.minimum(motifs + drawn, n), n
         found.append(
             Completeness(
                 number, 8.2 - 1.5 * 0.55**number, 0.02, 10.0 ** (-1.5 - 0.5 * number), 0.99 - 0.3 * 0.6**number, 0.01,
-                completeness.seen(counts, n, counts > n / 50, range(len(counts)), further),
-                completeness.seen(motifs, n, known, hosts, further),
+                completeness.seen(counts, n, counts > n / 50, places, further, predicted=expected[0]),
+                completeness.seen(motifs, n, known, hosts, further, predicted=expected[1]),
+                n_environments=N_COMPARED,
             )
         )  # fmt: skip
     return found

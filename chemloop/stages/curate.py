@@ -14,7 +14,7 @@ from chemloop.runtime.disk import read_json, write_json, write_whole
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
-from chemloop.stages.exploration import CATALOGUE, COMPLETENESS, KINDS, measure
+from chemloop.stages.exploration import CATALOGUE, COMPLETENESS, KINDS, SUMS, measure
 from chemloop.stages.label import RELAXED
 from chemloop.stages.screen import flag_labelled, n_processes
 from chemloop.stages.stage import OUTPUT, Stage
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SPLIT = "split.json"
 STATISTICS = "statistics.json"
-COPIED = (SPLIT, COMPLETENESS, CATALOGUE, KINDS)
+COPIED = (SPLIT, COMPLETENESS, CATALOGUE, KINDS, SUMS)
 """What the stage has from its only item as it is."""
 
 
@@ -66,7 +66,8 @@ class Curate(Stage):
     structures with their E_hull by the labels. What trains once stays: no model is tested on what it was trained on.
 
     completeness.json, catalogue.json: how complete the space is, and all motifs so far; kinds.npz: leaders of the kinds
-    of environment that this iteration added, and how many structures hold each of all kinds
+    of environment that this iteration added, and how many structures hold each of all kinds; sums.npz: kernel sums of
+    the training frames' environments, to which the next iteration adds its own
     """
 
     name = "curate"

@@ -10,6 +10,7 @@ from ase import Atoms
 from chemloop.physics.structures import read_structures
 from chemloop.runtime.errors import ConfigError, StructureError
 from chemloop.runtime.item import Item
+from chemloop.stages.exploration import check_sample_size
 from chemloop.stages.label import Label
 
 
@@ -27,6 +28,12 @@ class SeedSettings:
 class Seed(Label):
     name = "seed"
     is_reference = True
+
+    def plan(self) -> list[Item]:
+        """Before any label is computed, what cannot come to anything is refused: only references are explored first."""
+        n_atoms = sum(map(len, self.structures()))
+        check_sample_size(self.settings.loop.curate.n_environments, n_atoms, "the references")
+        return super().plan()
 
     def structures(self) -> list[Atoms]:
         return self.settings.system.references(self.settings.loop.seed.max_atoms)

@@ -152,6 +152,7 @@ def show_summary(campaign: Campaign, settings: Settings, reason: str) -> None:
         print(str(iteration).rjust(10) + "".join(cell.rjust(11) for cell in cells))
     print(f"\nlabels    {settings.labeler.settings_id()}")
     print(f"stopped   {reason}")
-    print(f"expected  {sentence(completeness_of(campaign, settings, last))}")
+    history = [completeness_of(campaign, settings, iteration) for iteration in range(last + 1)]
+    print(f"expected  {sentence(history)}")
     print(f"report    {campaign.report}")
     print(f"database  {campaign.ledger} ({len(Ledger(campaign.ledger).rows())} structures)")

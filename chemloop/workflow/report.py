@@ -90,7 +90,7 @@ def report_data(
     data.embedding = embedding(campaign, rounds)
     data.completeness = [completeness_of(each) for each in rounds]
     measured = [each for each in data.completeness if each is not None]
-    data.sentence = sentence(measured[-1]) if measured else ""
+    data.sentence = sentence(measured) if measured else ""
     data.gallery = gallery(catalogue)
     return data
 

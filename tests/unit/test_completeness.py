@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chemloop.physics.completeness import Completeness, Seen, is_complete, seen, sentence
+from chemloop.physics.completeness import Completeness, Seen, is_complete, predict, predictions, seen, sentence
 from chemloop.physics.unseen import Estimate
 
 ENVIRONMENTS = Seen(
@@ -24,27 +24,53 @@ def iteration(number: int, entropy: float = 4.0, growth: float = 1e-5, **kinds: 
 def test_json_keeps_everything():
     for whole in (
         Completeness(2, 4.5, 0.01, 1e-4, 0.3, 0.02, ENVIRONMENTS, MOTIFS, 1e-5),
-        Completeness(0, 3.5, None, 1e-3),
+        Completeness(0, 3.5, None, 1e-3, n_environments=1000),
+        Completeness(1, 3.5, 0.1, 1e-3, motifs=replace(MOTIFS, predicted=Estimate(5, 1, 3, 7))),
     ):
         assert Completeness.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
 
 def test_the_closing_sentence():
-    assert sentence(iteration(2, environments=ENVIRONMENTS, motifs=MOTIFS)) == (
-        "Of the environments of a further generated structure, 93 % (95 % interval 90 to 96 %) are expected to be"
-        " known, of its anion motifs 99.6 % (95 % interval 95 to 100 %); another 224 structures would bring about 12"
-        " (5 to 19) new kinds of environment and 3 (0 to 6) new motifs."
+    assert sentence([iteration(2, environments=ENVIRONMENTS, motifs=MOTIFS)]) == (
+        "Of the environments of a further new structure (converged, unique and novel), 93 % (95 % interval 90 to 96 %)"
+        " are expected to be known, of its anion motifs 99.6 % (95 % interval 95 to 100 %); another 224 such structures"
+        " would bring about 12 (5 to 19) new kinds of environment and 3 (0 to 6) new motifs."
     )
+
+
+def test_the_sentence_says_how_many_earlier_predictions_held():
+    """Predicted 10 to 20 new kinds; found were 15, 25, and, with nothing predicted, 3."""
+    predicted = Estimate(15, 2.5, 10, 20)
+    rows = [(100, None), (115, predicted), (140, predicted), (143, None)]
+    history = [iteration(0)]
+    history += [
+        iteration(k, environments=replace(ENVIRONMENTS, n_seen=n_seen, predicted=expected), motifs=MOTIFS)
+        for k, (n_seen, expected) in enumerate(rows, start=1)
+    ]
+    assert predictions(history, "environments") == [(2, predicted, 15), (3, predicted, 25)]
+    assert predictions(history, "motifs") == []
+    assert sentence(history).endswith(
+        " new motifs. Earlier predictions whose interval held what was found: 1 of 2 for environments."
+    )
+    assert "Earlier predictions" not in sentence(history[:2])
+
+
+def test_a_prediction_needs_something_to_go_by():
+    counts, hosts = np.array([1, 1, 2, 3]), list("abcd")
+    found = predict(counts, 4, hosts, 4)
+    assert found == seen(counts, 4, np.zeros(4, bool), hosts, 4).expected_new
+    assert predict(counts, 4, hosts, 0) is None and predict(counts, 4, hosts, 100) is None
+    assert predict(np.zeros(2, int), 0, [None, None], 5) is None
 
 
 def test_the_sentence_where_something_is_missing():
-    assert "motif" not in sentence(iteration(2, environments=ENVIRONMENTS))
-    assert sentence(iteration(2, motifs=MOTIFS)).startswith(
-        "Of the anion motifs of a further generated structure, 99.6 %"
+    assert "motif" not in sentence([iteration(2, environments=ENVIRONMENTS)])
+    assert sentence([iteration(2, motifs=MOTIFS)]).startswith(
+        "Of the anion motifs of a further new structure (converged, unique and novel), 99.6 %"
     )
-    assert "No structure has been generated so far that converged" in sentence(iteration(0))
+    assert "No structure has been generated so far that converged" in sentence([iteration(0)])
     nearly = replace(ENVIRONMENTS, coverage=Estimate(0.9999, 0, 0.99, 1.0))
-    assert "99.9 % (95 % interval 99.0 to 100 %)" in sentence(iteration(2, environments=nearly))
+    assert "99.9 % (95 % interval 99.0 to 100 %)" in sentence([iteration(2, environments=nearly)])
 
 
 @pytest.mark.parametrize(
@@ -64,6 +90,16 @@ def test_stop_rule(entropies, growth, expected, words):
     assert verdict.complete is expected and bool(verdict) is expected
     assert words in verdict.reason
     assert verdict.reason.startswith("complete" if expected else "not complete")
+
+
+@pytest.mark.parametrize("last, is_at_cap", [(4.6, True), (4.5, False)])
+def test_an_entropy_that_cannot_grow_is_said_to_be_at_its_cap(last, is_at_cap):
+    history = [replace(iteration(number, last), n_environments=100) for number in range(3)]
+    verdict = is_complete(history, {"entropy": 0.02}, patience=2)
+    words = "but 4.600 is within the tolerance of its cap, log 100 = 4.605, where it cannot grow whatever is missing"
+    assert (words in verdict.reason) is is_at_cap
+    unknown = is_complete([iteration(number, last) for number in range(3)], {"entropy": 0.02}, patience=2)
+    assert "cap" not in unknown.reason, "an older version did not write the sample size down"
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,20 @@ import pytest
 
 from chemloop.config import load
 from chemloop.loop import StopSettings, completeness_of, stop_reason
-from chemloop.physics.completeness import sentence
+from chemloop.physics import entropy_series
+from chemloop.physics.completeness import predictions, sentence
+from chemloop.physics.descriptors import environments
+from chemloop.physics.entropy import log_kernel_sums
+from chemloop.physics.entropy_series import entropy_growth
 from chemloop.physics.motifs import MotifCatalogue
 from chemloop.runtime.campaign import STAGES
 from chemloop.runtime.disk import read_json
 from chemloop.runtime.errors import CampaignError, ConfigError
 from chemloop.stages.curate import Curate
 from chemloop.stages.curve_pool import read_pool
-from chemloop.stages.describe import Describe
+from chemloop.stages.describe import Describe, read_arrays
 from chemloop.stages.exploration import read_kinds
+from chemloop.stages.seed import Seed
 from chemloop.workflow.ledger import settings_of
 from tests.unit.explored import FOUND, begin, crystals, explore, run, screened
 
@@ -37,7 +42,7 @@ def test_references_alone(campaign):
     assert found.environments is None and found.motifs is None and found.overlap is None
     assert not any("coverage" in key or "overlap" in key for key in metrics)
     assert metrics["entropy_nats"] == found.entropy > 1 and metrics["entropy_error_nats"] == found.entropy_error > 0
-    assert "No structure has been generated" in sentence(found)
+    assert "No structure has been generated" in sentence([found])
 
 
 def test_iterations_add_up(campaign):
@@ -62,7 +67,22 @@ def test_iterations_add_up(campaign):
         assert 0 <= low <= value <= high
     found = completeness_of(campaign, load(campaign.config()), 2)
     assert (found.environments.n_samples, found.environments.further, found.motifs.n_samples) == (7, 4, 7)
-    assert "another 4 structures would bring about" in sentence(found)
+    history = [completeness_of(campaign, load(campaign.config()), number) for number in range(3)]
+    assert "another 4 such structures would bring about" in sentence(history)
+    assert predictions(history, "motifs") == [], "four structures after three are further than the estimate serves for"
+
+
+def test_what_an_iteration_finds_is_held_against_what_was_expected_of_it(campaign):
+    explore(campaign, 0)
+    for iteration in (1, 2):
+        screened(campaign, iteration, crystals(FOUND))
+        explore(campaign, iteration)
+    history = [completeness_of(campaign, load(campaign.config()), number) for number in range(3)]
+    for name in ("environments", "motifs"):
+        before, after = (getattr(each, name) for each in history[1:])
+        assert before.predicted is None and after.predicted == before.expected_new, "three structures, as many as ever"
+        assert predictions(history, name) == [(2, after.predicted, 0)] and after.predicted.value > 0
+    assert "Earlier predictions whose interval held what was found: " in sentence(history)
 
 
 def test_catalogue_and_kinds_are_those_of_all_iterations(campaign):
@@ -105,15 +125,66 @@ def test_again_the_same_bytes(campaign, tmp_path, compose_config):
         explore(each, 0)
         screened(each, 1, crystals(FOUND))
         explore(each, 1)
-    for name in ("completeness.json", "catalogue.json", "kinds.npz", "items/0000/statistics.json"):
+    for name in ("completeness.json", "catalogue.json", "kinds.npz", "sums.npz", "items/0000/statistics.json"):
         one, two = (Curate(each, load(each.config()), 1).folder / name for each in (campaign, other))
         assert one.read_bytes() == two.read_bytes(), name
 
 
-def test_too_large_a_sample_is_refused(tmp_path, compose_config):
+HELP = "begin a new one with campaign=NAME loop.curate.n_environments={} or below; labels .* the label cache"
+
+
+def test_too_large_a_sample_is_refused_before_anything_is_labelled(tmp_path, compose_config):
+    config = compose_config("loop.curate.n_environments=5000", "loop.seed.max_atoms=6")
+    campaign = begin(tmp_path / "c", config)
+    seed = Seed(campaign, load(config), 0)
+    n_atoms = sum(map(len, seed.structures()))
+    with pytest.raises(ConfigError, match=f"= 5000: the references hold {n_atoms} env.*{HELP.format(n_atoms)}"):
+        seed.plan()
+    assert not (seed.folder / "items").exists()
+
+
+def test_references_that_did_not_converge_may_leave_too_few(tmp_path, compose_config):
     campaign = begin(tmp_path / "c", compose_config("loop.curate.n_environments=5000", "loop.curate.n_train=6"))
-    with pytest.raises(ConfigError, match="n_environments = 5000: the explored structures hold [0-9]+ env.*lower it"):
+    with pytest.raises(ConfigError, match=f"the structures that converged so far hold ([0-9]+) env.*{HELP[:60]}"):
         explore(campaign, 0)
+
+
+def test_growth_begins_with_the_sums_of_the_iteration_before(tmp_path, compose_config, monkeypatch):
+    """Its own size, and what it meets, is what an iteration costs; the values are those of all pairs."""
+    campaign, met = begin(tmp_path / "c", compose_config(*SETTINGS[:1], "loop.curate.n_train=18")), []
+
+    def spy(y, x, *arguments):
+        met.append(len(y) * len(x))
+        return log_kernel_sums(y, x, *arguments)
+
+    monkeypatch.setattr(entropy_series, "log_kernel_sums", spy)
+    settings, n = load(campaign.config()), []
+    for iteration in range(3):
+        if iteration:
+            screened(campaign, iteration, crystals(FOUND))
+        found = explore(campaign, iteration)
+        curate = Curate(campaign, settings, iteration)
+        described = environments(curate.output(), settings.system.elements)
+        n.append(sum(map(len, described)))
+        expected = entropy_growth(described).measured
+        assert found["entropy_growth_nats_per_frame"] == pytest.approx(expected.value, rel=1e-6)
+        assert found["entropy_growth_error_nats_per_frame"] == pytest.approx(expected.standard_error, rel=1e-6)
+        assert len(read_arrays(curate.folder / "sums.npz")["log_sums"]) == n[-1]
+        of_stage, of_test = sum(met) - n[-1] ** 2, n[-1] ** 2
+        assert of_test > 0 and of_stage == n[-1] ** 2 - (n[-2] ** 2 if iteration else 0)
+        met.clear()
+
+
+def test_a_training_set_that_does_not_grow_keeps_its_growth(tmp_path, compose_config, monkeypatch):
+    campaign = begin(
+        tmp_path / "c", compose_config(*SETTINGS[:1], "loop.curate.n_train=18", "loop.curate.last_train_iteration=0")
+    )
+    first = explore(campaign, 0)
+    screened(campaign, 1, crystals(FOUND))
+    monkeypatch.setattr(entropy_series, "entropy_growth", None)
+    second = explore(campaign, 1)
+    for key in ("entropy_growth_nats_per_frame", "entropy_growth_error_nats_per_frame"):
+        assert second[key] == first[key]
 
 
 def test_stop_rule_reads_what_iterations_say(campaign):
@@ -153,6 +224,7 @@ def test_settings(compose_config, override, message):
 
 
 def test_all_loops_ask_for_coverage_too(compose_config):
+    assert StopSettings().limits.keys() >= {"environment_coverage", "motif_coverage"}
     coverage = {"environment_coverage": 0.95, "motif_coverage": 0.95}
     assert load(compose_config("loop=paper")).loop.stop.limits == {"entropy": 0.01, "growth": 1e-4, **coverage}
     assert load(compose_config()).loop.stop.limits == {"entropy": 0.02, "growth": 1e-3, **coverage}

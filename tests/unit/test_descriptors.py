@@ -154,3 +154,19 @@ def test_two_atoms_in_one_place_are_refused():
     for describe in (lambda s: environments(s, ELEMENTS), blind_environments):
         with pytest.raises(StructureError, match="structure 0 has two atoms in the same place"):
             describe([atoms])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda atoms: atoms.positions.__setitem__((0, 1), np.nan), "positions or cell vectors that are not finite"),
+        (lambda atoms: atoms.__setattr__("pbc", [True, True, False]), "only crystals, periodic in three directions"),
+        (lambda atoms: atoms.__delitem__(slice(None)), "structure 1 has no atoms"),
+    ],
+)
+def test_what_is_no_crystal_is_refused(change, message):
+    broken = crystal(8)
+    change(broken)
+    for describe in (lambda s: environments(s, ELEMENTS), blind_environments):
+        with pytest.raises(StructureError, match=message):
+            describe([crystal(7), broken])

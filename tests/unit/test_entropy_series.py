@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chemloop.physics.entropy import entropy, greedy_selection
+from chemloop.physics import entropy, entropy_series
+from chemloop.physics.entropy import greedy_selection, log_kernel_sums
 from chemloop.physics.entropy_series import entropy_at, entropy_curve, entropy_growth, is_within, share
 
 H = 0.015
@@ -34,8 +35,8 @@ def population(seed: int, n: int = 60, size: int = 6) -> list[np.ndarray]:
 def test_standard_error_tells_how_the_entropy_varies_from_one_sample_of_structures_to_the_next():
     """Environments drawn as if independent would say a third of it: six of each structure are alike."""
     found = [entropy_at(population(seed), 100, 5, H, seed=seed) for seed in range(60)]
-    real = np.std([entropy.value for entropy in found], ddof=1)
-    assert np.sqrt(np.mean([entropy.standard_error**2 for entropy in found])) == pytest.approx(real, rel=0.3)
+    real = np.std([each.value for each in found], ddof=1)
+    assert np.sqrt(np.mean([each.standard_error**2 for each in found])) == pytest.approx(real, rel=0.3)
 
 
 def test_fixed_size_entropy_tells_richer_sets():
@@ -47,7 +48,7 @@ def test_fixed_size_entropy_is_repeatable_and_known_for_the_whole_set():
     assert entropy_at(x, 30, 5, H, seed=1) == entropy_at(x, 30, 5, H, seed=1)
     assert entropy_at(x, 30, 5, H, seed=1) != entropy_at(x, 30, 5, H, seed=2)
     whole = entropy_at(x, 60, 5, H)
-    assert whole.value == entropy(np.vstack(x), H) and whole.standard_error < 0.1
+    assert whole.value == entropy.entropy(np.vstack(x), H) and whole.standard_error < 0.1
 
 
 @pytest.mark.parametrize("n, repeats", [(0, 5), (-1, 5), (61, 5), (30, 1)])
@@ -56,12 +57,23 @@ def test_impossible_samples_are_refused(n, repeats):
         entropy_at(kinds(60, 7, 0), n, repeats, H)
 
 
+def test_nothing_at_all_is_refused_in_words():
+    for ask in (
+        lambda: entropy_at([], 1, 5, H),
+        lambda: entropy_growth([], bandwidth=H),
+        lambda: entropy_curve([], [0], H),
+        lambda: is_within([], np.eye(3), H),
+    ):
+        with pytest.raises(ValueError, match="no structures or frames, so no environments: at least one is needed"):
+            ask()
+
+
 def test_one_structure_has_no_error_and_identical_ones_none_to_speak_of():
     one = entropy_at([np.eye(8)], 4, 5, H)
     assert one.value == pytest.approx(np.log(4)) and np.isnan(one.standard_error)
     same = entropy_at([np.ones((4, 3))] * 9, 12, 5, H)
     assert same == pytest.approx((0.0, 0.0), abs=1e-9)
-    growth = entropy_growth([np.ones((4, 3))] * 50, 0.5, H)
+    growth = entropy_growth([np.ones((4, 3))] * 50, 0.5, H).measured
     assert growth == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
@@ -69,17 +81,17 @@ def test_curve_is_the_entropy_of_each_beginning():
     rng = np.random.default_rng(0)
     frames = [rng.normal(scale=0.02, size=(rng.integers(1, 5), 6)) for _ in range(20)]
     curve = entropy_curve(frames, [0, 1, 2, 7, 20], H)
-    expected = [0.0] + [entropy(np.vstack(frames[:m]), H) for m in (1, 2, 7, 20)]
+    expected = [0.0] + [entropy.entropy(np.vstack(frames[:m]), H) for m in (1, 2, 7, 20)]
     np.testing.assert_allclose(curve, expected, atol=1e-9)
 
 
 def test_growth_per_frame():
     # All environments differ: H = log n, so the last two of twenty frames of one atom add log(20 / 18) together.
-    assert entropy_growth(list(np.eye(20)[:, None]), 0.1, H).value == pytest.approx(np.log(20 / 18) / 2)
+    assert entropy_growth(list(np.eye(20)[:, None]), 0.1, H).measured.value == pytest.approx(np.log(20 / 18) / 2)
     # Nothing new in the last ten: what was there twice becomes uneven only.
     repeated = [np.eye(10)[[i % 10]] for i in range(20)]
-    assert entropy_growth(repeated, 0.5, H).value == pytest.approx(0.0, abs=1e-9)
-    one = entropy_growth([np.eye(3)], 0.1, H)
+    assert entropy_growth(repeated, 0.5, H).measured.value == pytest.approx(0.0, abs=1e-9)
+    one = entropy_growth([np.eye(3)], 0.1, H).measured
     assert one.value == pytest.approx(np.log(3)) and np.isnan(one.standard_error)
 
 
@@ -88,17 +100,72 @@ def test_growth_falls_along_a_greedy_selection():
     frames = [np.eye(15)[[i]] + rng.normal(scale=0.001, size=(1, 15)) for i in rng.integers(0, 15, size=100)]
     order, _ = greedy_selection(frames, np.zeros((0, 15)), 60, H)
     picked = [frames[i] for i in order]
-    assert entropy_growth(picked[:10], 0.2, H).value > 20 * abs(entropy_growth(picked, 0.2, H).value)
+    assert entropy_growth(picked[:10], 0.2, H).measured.value > 20 * abs(entropy_growth(picked, 0.2, H).measured.value)
 
 
 def test_growth_is_that_of_the_curve_and_its_error_that_of_other_frames():
     """The same known frames, and again and again other ones after them."""
     first = population(0, 40, 3)
-    found = [entropy_growth([*first, *population(seed, 40, 3)], 0.5, H) for seed in range(1, 61)]
+    found = [entropy_growth([*first, *population(seed, 40, 3)], 0.5, H).measured for seed in range(1, 61)]
     before, after = entropy_curve([*first, *population(1, 40, 3)], [40, 80], H)
     assert found[0].value == pytest.approx((after - before) / 40, abs=1e-9)
     real = np.std([growth.value for growth in found], ddof=1)
     assert np.mean([growth.standard_error for growth in found]) == pytest.approx(real, rel=0.3)
+
+
+def environment_frames(n: int, seed: int) -> list[np.ndarray]:
+    """Frames of 3 to 5 environments, some of which lie within a bandwidth of others."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(scale=0.015, size=(rng.integers(3, 6), 4)) for _ in range(n)]
+
+
+class PairsMet:
+    def __init__(self, monkeypatch):
+        self.n = 0
+        monkeypatch.setattr(entropy_series, "log_kernel_sums", self)
+
+    def __call__(self, y, x, *arguments):
+        self.n += len(y) * len(x)
+        return log_kernel_sums(y, x, *arguments)
+
+
+@pytest.mark.parametrize("direct_pairs", [10_000_000, 0])
+def test_growth_goes_on_from_the_sums_of_the_frames_before(direct_pairs, monkeypatch):
+    """As the training set of a campaign grows: the same numbers as from all pairs, for the pairs of what is added."""
+    monkeypatch.setattr(entropy, "DIRECT_PAIRS", direct_pairs)
+    frames = environment_frames(160, 3)
+    known = None
+    for end in (60, 100, 160):
+        whole = entropy_growth(frames[:end], 0.1, H)
+        met = PairsMet(monkeypatch)
+        grown = entropy_growth(frames[:end], 0.1, H, known)
+        monkeypatch.undo()
+        monkeypatch.setattr(entropy, "DIRECT_PAIRS", direct_pairs)
+        assert grown.measured == pytest.approx(whole.measured, rel=1e-5, abs=1e-7)
+        np.testing.assert_allclose(grown.log_sums, whole.log_sums, atol=1e-5)
+        n_known, n = len(known) if known is not None else 0, len(whole.log_sums)
+        assert met.n == n**2 - n_known**2
+        known = grown.log_sums
+
+
+def test_growth_of_a_window_that_reaches_back_is_summed_anew():
+    frames = environment_frames(60, 4)
+    known = entropy_growth(frames[:57], 0.1, H).log_sums
+    assert entropy_growth(frames, 0.1, H, known).measured == entropy_growth(frames, 0.1, H).measured
+    with pytest.raises(ValueError, match="sums of 2 environments are not those of the first of 60 frames"):
+        entropy_growth(frames, 0.1, H, known[:2])
+
+
+def test_whole_set_is_not_summed_where_only_samples_are_asked_for(monkeypatch):
+    sizes = []
+
+    def spy(x, *arguments):
+        sizes.append(len(x))
+        return entropy.entropy(x, *arguments)
+
+    monkeypatch.setattr(entropy_series, "entropy", spy)
+    entropy_at(kinds(200, 10, 0), 20, 5, H)
+    assert set(sizes) == {20}
 
 
 def test_overlap_of_new_structures():

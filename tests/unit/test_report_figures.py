@@ -11,6 +11,7 @@ from ase import Atoms
 
 from chemloop.physics.completeness import Completeness, Seen
 from chemloop.physics.unseen import Estimate
+from chemloop.report.captions import cards
 from chemloop.report.completeness import ABSENT
 from chemloop.report.costs import N_REASONS, duration, losses
 from chemloop.report.data import (
@@ -65,7 +66,7 @@ def data() -> ReportData:
     measured = [
         None,
         Completeness(1, 5.0, 0.1, 1e-3, 0.7, 0.05, seen(20, 9), seen(20, 4)),
-        Completeness(2, 5.1, 0.1, 1e-4, 0.9, 0.02, seen(40, 12), None),
+        Completeness(2, 5.1, 0.1, 1e-4, 0.9, 0.02, replace(seen(40, 12), predicted=Estimate(4, 1, 2, 6)), None),
     ]
     ids = [f"i01-g{k:04d}" for k in (0, 3, 6)]
     return ReportData(
@@ -171,7 +172,11 @@ def test_completeness_figures(data):
     assert estimated["y"] == [18.0, 24.0]
     (overlap,) = traces(made["overlap"])
     assert overlap["y"] == [70.0, 90.0]
-    assert [trace["y"] for trace in traces(made["news"])] == [[5, 5], [5]]
+    # Iteration 1 was predicted by nothing, 2 by what 1 had seen, 3 is to come; motifs were last measured in 1.
+    expected, found, motifs = traces(made["news"])
+    assert (expected["text"], expected["y"]) == (["2", "3"], [4, 5])
+    assert (found["text"], found["y"]) == (["2"], [3]) and found["name"] == "environments, found"
+    assert (motifs["text"], motifs["y"]) == (["2"], [5])
     nothing = replace(data, completeness=[None, Completeness(1, 5.0, None, 1e-3)])
     made = by_name(nothing)
     for name in ("coverage", "accumulation", "overlap", "news"):
@@ -199,6 +204,20 @@ def test_completeness_in_numbers(data):
     assert news.rows[0] == ("1", "5.0", "1.0 to 9.0", "5.0", "1.0 to 9.0")
     made = by_name(replace(data, completeness=[]))
     assert not any(made[name].tables for name in ("coverage", "accumulation", "overlap", "news", "yield", "errors"))
+
+
+def test_entropy_beside_its_cap(data):
+    data.iterations = [Iteration(k, {"curate/entropy_nats": 4.0 + 0.2 * k}) for k in range(3)]
+    panel = by_name(data)["entropy"]
+    assert not [trace for trace in traces(panel) if trace["name"].startswith("cap")]
+    assert "cannot exceed the logarithm of that number" in panel.caption
+    data.completeness = [None if c is None else replace(c, n_environments=100) for c in data.completeness]
+    panel = by_name(data)["entropy"]
+    (cap,) = [trace for trace in traces(panel) if trace["name"].startswith("cap")]
+    assert cap["name"] == "cap, log 100" and cap["y"] == pytest.approx([np.log(100)] * 2)
+    assert "100 environments" in panel.caption and "It cannot exceed log 100 = 4.605 nats" in panel.caption
+    (card,) = [card for card in cards(data) if card.title == "Entropy"]
+    assert card.note == "from 4.00 in iteration 0; at most 4.61"
 
 
 def test_hull_parity(data):

@@ -193,6 +193,34 @@ def test_nothing_seen_once():
     assert coverage_with_error(np.array([2]), repeats=20).low < 0.3
 
 
+@pytest.mark.parametrize("counts, n", [([10] * 4, 10), ([300] * 4, 300), ([3, 3], 30), ([10, 10, 2], 10)])
+def test_rare_species_in_hand_make_nobody_more_certain(counts, n):
+    """Seen once they say that there are others; the estimate is then below 1 and the interval no shorter."""
+    none, *some = [coverage_with_error(np.array([*counts, *[1] * k]), n) for k in range(5)]
+    assert none.value == 1
+    for estimate in some:
+        assert estimate.value < 1 and estimate.low <= none.low <= 0.05 ** (1 / n)
+
+
+def test_one_sighting_of_five_samples_tells_next_to_nothing():
+    assert coverage(np.array([1]), 5) == 0
+    found = coverage_with_error(np.array([1]), 5)
+    assert found.low == 0 and found.high > 0.9
+
+
+@pytest.mark.parametrize("n, n_rare, chance", [(10, 30, 0.01), (30, 20, 0.005), (5, 3, 0.2)])
+def test_intervals_hold_where_one_species_was_seen_once_and_none_twice(n, n_rare, chance):
+    chances, rng = np.array([0.98] * 4 + [chance] * n_rare), np.random.default_rng(8)
+    hits = n_found = 0
+    while n_found < 60:
+        x = rng.binomial(n, chances)
+        if np.sum(x == 1) == 1 and not np.any(x == 2):
+            found = coverage_with_error(x, n, 60, n_found)
+            hits += found.low <= chances[x > 0].sum() / chances.sum() <= found.high
+            n_found += 1
+    assert hits >= 56
+
+
 def test_one_species_and_one_sighting():
     assert coverage(np.array([50])) == 1 and chao1(np.array([50])).value == 1
     assert coverage(np.array([1])) == 0 and expected_new(np.array([1]), 1) == 1
