@@ -166,7 +166,7 @@ def compare_searches(folders: Sequence[Path], plot: Path | None) -> None:
     curves: dict[str, tuple[list[int], list[int]]] = {}
     limits = (0.0, *NEAR)
     print(
-        f"{'':32s} relaxed wall h  new structures below {', '.join(f'{1000 * limit:.0f}' for limit in limits)} meV/atom"
+        f"{'':32s} relaxed work h  new structures below {', '.join(f'{1000 * limit:.0f}' for limit in limits)} meV/atom"
     )
     for folder in folders:
         campaign = Campaign(folder)
