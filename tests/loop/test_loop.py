@@ -28,8 +28,9 @@ def test_what_is_printed(undisturbed):
     assert "coverage" in lines[1] and "% of motifs" in lines[1] and "coverage" not in lines[0]
     assert "loop.max_iterations = 1 reached" in printed
     (expected,) = re.findall(r"^expected  (.*)$", printed, flags=re.MULTILINE)
-    assert re.match(r"Of the environments of a further generated structure, \d+(\.\d)? % \(95 % interval ", expected)
-    assert re.search(r"another \d+ structures would bring about \d+ \(\d+ to \d+\) new kinds of environment", expected)
+    assert expected.startswith("Of the environments of a further new structure (converged, unique and novel), ")
+    assert re.search(r"novel\), \d+(\.\d)? % \(95 % interval ", expected)
+    assert re.search(r"another \d+ such structures would bring about \d+ \(\d+ to \d+\) new kinds of environment", expected)
     assert str(folder / "report.html") in printed
     assert "teacher-7net-0" in printed
     assert "DFT" not in printed

@@ -50,8 +50,9 @@ def test_two_iterations_of_the_loop(compose_config, tmp_path):
     relaxed.mkdir(parents=True)
     write_json(relaxed / "DONE", {"wall_s": 100.0, "outputs": {}})
     for atoms in made:
-        atoms.info.update(role="candidate", n_relax_steps=10)
-    write_structures(relaxed / "output.extxyz", made)
+        atoms.info.update(role="candidate", n_relax_steps=10, converged=True)
+    for folder in (relaxed, relaxed.parents[1]):
+        write_structures(folder / "output.extxyz", made)
     explored.screened(campaign, 1, made)
     curated(campaign, 1)
     learn_stage = Learn(campaign, settings, 1)

@@ -50,7 +50,11 @@ def records(path: Path):
         if left < 7:
             at += left
             continue
+        if at + 7 > len(data):
+            return
         _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + size > len(data):
+            return  # W&B is writing it
         whole += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 
+from chemloop.model.dpa3_checkpoint import import_deepmd
 from chemloop.protocols import Prediction
 from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
 from chemloop.training.batches import Batches
@@ -207,6 +208,7 @@ DEEPMD = replace(
 @pytest.mark.parametrize("n_atoms", [[5, 5, 5], [3, 5, 4]], ids=["equal", "padded"])
 @pytest.mark.parametrize("progress", [0.0, 0.4])
 def test_deepmd_loss_is_deepmd_kits(n_atoms, progress):
+    import_deepmd()
     from deepmd.pt.loss.ener import EnergyStdLoss
 
     prediction, labels, counts = random_batch(n_atoms)
