@@ -141,11 +141,11 @@ class SlurmPool:
     def start(self, items: Sequence[Item]) -> None:
         """Share items among as many jobs as may be added.
 
-        Raises: ConfigError where sbatch refuses them
+        Raises: ConfigError where sbatch refuses them, or SLURM does not answer for long
         """
         n_alive = sum(job.is_alive for job in self.jobs.values())
         n_jobs = max(1, self.resource.max_jobs - n_alive)
-        longest = largest_array()
+        longest = longest_array()
         size = self.resource.items_per_job or math.ceil(len(items) / n_jobs)
         size = max(size, math.ceil(len(items) / longest))
         names = [os.path.relpath(item.folder, self.folder) for item in items]
@@ -180,3 +180,17 @@ class SlurmPool:
         except QueueUnavailable:
             # they end by themselves, a minute after their start
             return
+
+
+def longest_array() -> int:
+    """How many tasks one array may have; a controller that restarts is waited for.
+
+    Raises: ConfigError
+    """
+    for _ in range(MAX_RETRIES):
+        try:
+            return largest_array()
+        except QueueUnavailable as error:
+            reason = error
+            time.sleep(RETRY_S)
+    raise ConfigError(f"SLURM does not say how long an array of jobs may be: {reason}")

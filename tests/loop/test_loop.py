@@ -30,7 +30,7 @@ def test_what_is_printed(undisturbed):
     (expected,) = re.findall(r"^expected  (.*)$", printed, flags=re.MULTILINE)
     assert expected.startswith("Of the environments of a further new structure (converged, unique and novel), ")
     assert re.search(r"novel\), \d+(\.\d)? % \(95 % interval ", expected)
-    assert re.search(r"another \d+ such structures would bring about \d+ \(\d+ to \d+\) new kinds of environment", expected)
+    assert re.search(r"another \d+ such structures would bring about \d+ \(\d+ to \d+\) new kinds of env", expected)
     assert str(folder / "report.html") in printed
     assert "teacher-7net-0" in printed
     assert "DFT" not in printed
