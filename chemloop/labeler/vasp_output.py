@@ -82,8 +82,8 @@ def read_steps(path: Path) -> Steps:
 
 
 def read_theory(run: Vasprun) -> dict[str, Any]:
-    """What of the level of theory vasprun.xml says: functional, cutoff (eV), per element the Hubbard U (eV) and the
-    title of its POTCAR.
+    """What of the level of theory vasprun.xml says: functional, cutoff (eV), ISMEAR, SIGMA (eV), ISPIN, `k_densities`,
+    per element the Hubbard U (eV) and the title of its POTCAR.
     """
     potcars = {title.split()[1].partition("_")[0]: title for title in run.potcar_symbols}
     functional = str(run.run_type)
@@ -93,9 +93,32 @@ def read_theory(run: Vasprun) -> dict[str, Any]:
     return {
         "functional": functional,
         "cutoff": float(run.parameters["ENMAX"]),
+        "ismear": int(run.parameters["ISMEAR"]),
+        "sigma": float(run.parameters["SIGMA"]),
+        "ispin": int(run.parameters["ISPIN"]),
+        "k_densities": k_densities(run),
         "hubbards": hubbards,
         "potcars": potcars,
     }
+
+
+def k_densities(run: Vasprun) -> list[float] | None:
+    """The lowest and the highest k-density that a run's mesh may stand for; None where its k-points are no mesh.
+
+    k-points per A^-3 of the reciprocal cell, as pymatgen's `Kpoints.automatic_density_by_vol` takes it, or KSPACING^-3
+    where INCAR has that. Both ask for a real number of divisions along each axis, and the mesh has whole ones: whoever
+    rounded, up or down, was off by less than one.
+    """
+    modes = type(run.kpoints).supported_modes
+    if run.kpoints.style not in (modes.Gamma, modes.Monkhorst):
+        return None
+    mesh, lattice = np.array(run.kpoints.kpts[0]), run.initial_structure.lattice
+    if "KSPACING" in run.incar:
+        lengths = 1 / np.array(lattice.reciprocal_lattice.abc)
+    else:
+        lengths = np.array(lattice.abc) / (2 * np.pi) * (lattice.volume / np.prod(lattice.abc)) ** (1 / 3)
+    # an uneven mesh, which no density gives, stands for all that its axes say
+    return sorted([float(((mesh - 1) * lengths).max() ** 3), float(((mesh + 1) * lengths).min() ** 3)])
 
 
 def _content(path: Path) -> bytes:

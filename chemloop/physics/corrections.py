@@ -16,6 +16,12 @@ from chemloop.runtime.errors import EnergyFrameError
 THEORY = "vasp_theory"
 """Key of `info`: what vasprun.xml says of the level of theory, see `chemloop.labeler.vasp_output.read_theory`."""
 SUFFIX = "+mp2020"
+WITHOUT_WIDTH = (-5, -4, -2)
+"""ISMEAR of the tetrahedron methods and of fixed occupations, which take no SIGMA."""
+DENSITY_FACTOR = 1.5
+"""Between k-densities that count as the same: a mesh may be that of the cell before a relaxation, and rules for meshes
+differ in how they take the shape of the cell.
+"""
 
 
 def corrected_mp2020(structures: Sequence[Atoms]) -> list[Atoms]:
@@ -60,26 +66,46 @@ def corrected_mp2020(structures: Sequence[Atoms]) -> list[Atoms]:
 
 
 def check_one_theory(structures: Iterable[Atoms]) -> None:
-    """Check that what VASP runs say of their level of theory is the same: functional, cutoff, and for each element
-    that they share its Hubbard U and POTCAR. Labels that say nothing are not compared.
+    """Check that what VASP runs say of their level of theory is the same: functional, cutoff, smearing, spin, density
+    of k-points, and for each element that they share its Hubbard U and POTCAR. What labels do not say is not compared.
 
     Raises: EnergyFrameError
     """
+    theories = [atoms.info[THEORY] for atoms in structures if THEORY in atoms.info]
     known: dict[str, Any] = {}
-    for atoms in structures:
-        theory = atoms.info.get(THEORY)
-        if theory is None:
-            continue
-        found = {"functional": theory["functional"], "cutoff": f"{theory['cutoff']:g} eV"}
-        for element in theory["potcars"]:
-            found[f"POTCAR of {element}"] = theory["potcars"][element]
-            found[f"Hubbard U of {element}"] = f"{theory['hubbards'][element]:g} eV"
-        for what, value in found.items():
+    for theory in theories:
+        for what, value in _said(theory).items():
             if known.setdefault(what, value) != value:
-                raise EnergyFrameError(
-                    f"VASP runs of different levels of theory met: {what} {known[what]} and {value}; they are separate"
-                    " energy frames, import them from separate folders, each with a workflow.frame of its own"
-                )
+                raise _met(f"{what} {known[what]} and {value}")
+    densities = [theory["k_densities"] for theory in theories if theory.get("k_densities")]
+    if densities:
+        coarse, fine = min(densities, key=lambda span: span[1]), max(densities, key=lambda span: span[0])
+        if fine[0] > DENSITY_FACTOR * coarse[1]:
+            raise _met(
+                f"k-meshes of {coarse[0]:.3g} to {coarse[1]:.3g} and of {fine[0]:.3g} to {fine[1]:.3g} points per A^-3"
+                f" of the reciprocal cell, more than the allowed factor of {DENSITY_FACTOR:g} apart"
+            )
+
+
+def _said(theory: Mapping[str, Any]) -> dict[str, str]:
+    """What has to be equal, in words."""
+    said = {"functional": theory["functional"], "cutoff": f"{theory['cutoff']:g} eV"}
+    if "ismear" in theory:  # labels of earlier versions do not say it
+        width = "" if theory["ismear"] in WITHOUT_WIDTH else f" with SIGMA {theory['sigma']:g} eV"
+        said["ISMEAR"] = f"{theory['ismear']}{width}"
+        said["ISPIN"] = str(theory["ispin"])
+        said["k-points from"] = "a list" if theory["k_densities"] is None else "a mesh"
+    for element in theory["potcars"]:
+        said[f"POTCAR of {element}"] = theory["potcars"][element]
+        said[f"Hubbard U of {element}"] = f"{theory['hubbards'][element]:g} eV"
+    return said
+
+
+def _met(what: str) -> EnergyFrameError:
+    return EnergyFrameError(
+        f"VASP runs of different levels of theory met: {what}; they are separate energy frames, import them from"
+        " separate folders, each with a workflow.frame of its own"
+    )
 
 
 def _parameters(theory: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -16,6 +19,8 @@ MARK = "CHEMLOOP_PROGRAM_LOG"
 """Environment variable that a program hands on to all that it starts: whose output goes to which log."""
 GRACE_S = 5.0
 """Between the request to end and the end by force: launchers such as srun pass the request on to other nodes."""
+WATCH_S = 0.5
+"""Between two looks at whether the caller of a program still lives."""
 
 
 def run_program(
@@ -24,12 +29,13 @@ def run_program(
     """Run a program to its end; the exit code, or None where it was stopped after `timeout_s` on the clock.
 
     However it ends, nothing that it started on this machine lives on, nor what an earlier run with the same log left.
+    Where the caller itself is killed, a process that watches it ends the program within seconds, see `end_orphans`.
     folder: where it runs; log: file to which everything that it prints is added; environment: more variables
 
     Raises: OSError where it cannot be started
     """
     stop_leftovers(log)
-    with open(log, "ab") as output:
+    with open(log, "ab") as output, _watcher(log, output):
         process = subprocess.Popen(
             list(words),
             cwd=folder,
@@ -53,9 +59,40 @@ def run_program(
             process.wait()
 
 
+@contextmanager
+def _watcher(log: Path, output: IO[bytes]) -> Iterator[None]:
+    """A process that runs `end_orphans` for this one."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "chemloop.runtime.process", str(os.getpid()), str(log.resolve())],
+        cwd=Path(__file__).parents[2],  # a checkout that is not installed is found from there
+        # marked, so that whoever runs the program next ends it first: it cannot take the next program for its own
+        env=os.environ | {MARK: str(log.resolve())},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.wait()
+
+
+def end_orphans(caller: int, log: Path) -> None:
+    """Wait until the parent of this process, `caller`, has died, then end what it ran with this log.
+
+    A signal at the death of the parent (Linux's PR_SET_PDEATHSIG) would reach the program, but not what that has
+    started: custodian dies of it and leaves VASP running. This also works where there is no such signal.
+    """
+    while os.getppid() == caller:
+        time.sleep(WATCH_S)
+    stop_leftovers(log)
+
+
 def stop_leftovers(log: Path) -> None:
     """End all processes of an earlier `run_program` with this log: those that were started in sessions of their own,
-    and those whose caller was killed.
+    and those whose caller was killed together with the process that watched it.
     """
     for _ in range(3):  # they may start others before they end
         if not (found := _marked(str(log.resolve()))):
@@ -97,3 +134,7 @@ def last_lines(log: Path, n: int = 3) -> str:
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-n:]) or "nothing"
+
+
+if __name__ == "__main__":
+    end_orphans(int(sys.argv[1]), Path(sys.argv[2]))

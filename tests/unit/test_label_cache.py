@@ -143,6 +143,30 @@ def test_vasp_runs_of_two_levels_of_theory_are_no_frame(tmp_path):
         Labels("import", str(tmp_path / "ions_unconverged"), "vasp", "si-pbe")._import(cache)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('name="ISMEAR">     0<', 'name="ISMEAR">    -5<'), "ISMEAR 0 with SIGMA 0.05 eV and -5"),
+        (('name="SIGMA">      0.05', 'name="SIGMA">      0.20'), "0 with SIGMA 0.05 eV and 0 with SIGMA 0.2 eV"),
+        (('name="ISPIN">     2<', 'name="ISPIN">     1<'), "ISPIN 2 and 1"),
+        (("7        7        7 <", "4        4        4 <"), "k-meshes of .*the allowed factor of 1.5 apart"),
+    ],
+)
+def test_vasp_runs_of_another_convergence_are_no_frame(tmp_path, change, message):
+    text = vasp_standin.recorded("relax")
+    assert change[0] in text
+    for name, content in (("as_recorded", text), ("changed", text.replace(*change))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vasprun.xml").write_text(content, encoding="latin-1")
+    cache = LabelCache(tmp_path / "cache")
+    Labels("import", str(tmp_path / "as_recorded"), "vasp", "si-pbe")._import(cache)
+    n_before = len(list(cache.calculations()))
+    with pytest.raises(EnergyFrameError, match=f"met: .*{message}.*; they are separate energy frames"):
+        Labels("import", str(tmp_path / "changed"), "vasp", "si-pbe")._import(cache)
+    assert len(list(cache.calculations())) == n_before
+    Labels("import", str(tmp_path / "changed"), "vasp", "another")._import(cache)
+
+
 def test_extxyz_of_others(tmp_path):
     from ase.io import write
 

@@ -160,6 +160,9 @@ def test_the_whole_path(potcars, workdir, monkeypatch):
     assert {frame.info["energy_frame"] for frame in frames} == {labeler().settings_id()}
     assert np.allclose(frames[0].cell.array, recorded_start("relax").cell.array, atol=1e-6)
     theory = {"functional": "PBE", "cutoff": 250.0, "hubbards": {"Si": 0.0}, "potcars": {"Si": "PAW_PBE Si 05Jan2001"}}
+    low, high = frames[0].info["vasp_theory"]["k_densities"]
+    assert low < 7**3 * 39.366 / (2 * np.pi) ** 3 < high  # 7 x 7 x 7 points, and a cell of 39.366 A^3
+    theory |= {"ismear": 0, "sigma": 0.05, "ispin": 2, "k_densities": [low, high]}
     assert all(frame.info["vasp_theory"] == theory for frame in frames)
 
 

@@ -1,6 +1,8 @@
 """compute=slurm where no queue is needed: what is refused, how items are shared out, what counts as lost."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -281,6 +283,33 @@ def test_command_that_hangs_or_fails_is_no_answer(monkeypatch):
     for command in (["sleep", "5"], ["false"], ["there-is-no-such-command"]):
         with pytest.raises(QueueUnavailable):
             queue.ask(command)
+
+
+BUSY_SCONTROL = """#!/bin/sh
+echo "$*" >> {calls}
+if [ $(wc -l < {calls}) -le {n_refused} ]; then
+    echo "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)" >&2
+    exit 1
+fi
+echo "MaxArraySize            = 51"
+"""
+
+
+@pytest.mark.parametrize("n_refused", [0, 2, 3])
+def test_controller_that_restarts_is_waited_for(tmp_path, monkeypatch, n_refused):
+    calls, program, waits = tmp_path / "calls", tmp_path / "scontrol", []
+    program.write_text(BUSY_SCONTROL.format(calls=calls, n_refused=n_refused))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(slurm_pool, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(slurm_pool, "MAX_RETRIES", 3)
+    if n_refused < 3:
+        assert slurm_pool.longest_array() == 51
+    else:
+        with pytest.raises(ConfigError, match="does not say how long an array.*Unable to contact slurm controller"):
+            slurm_pool.longest_array()
+    assert waits == [slurm_pool.RETRY_S] * n_refused
+    assert calls.read_text().splitlines() == ["show config"] * min(n_refused + 1, 3)
 
 
 def test_workflows_need_a_campaign(compose_config, tmp_path):
