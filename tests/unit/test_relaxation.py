@@ -35,6 +35,9 @@ def crystals():
 
 @pytest.mark.parametrize("engine", ["ase", "torchsim"])
 def test_relax_finds_the_minimum(potential, crystals, engine):
+    left_handed = crystals[1].copy()
+    left_handed.set_cell(left_handed.cell.array[[1, 0, 2]])
+    crystals.append(left_handed)
     originals = [atoms.copy() for atoms in crystals]
     relaxed = relax(crystals, potential, fmax=0.01, max_steps=300, energy_frame="morse", engine=engine)
     energies = []
@@ -43,6 +46,7 @@ def test_relax_finds_the_minimum(potential, crystals, engine):
         assert result.rejection is None and result.atoms.info["converged"] is True
         assert 0 < result.n_steps <= 300
         assert result.atoms.info["id"] == atoms.info["id"]
+        assert result.atoms.cell.handedness == atoms.cell.handedness
         assert result.atoms.info["energy_frame"] == "morse"
         (again,) = evaluate([result.atoms], potential)
         assert result.atoms.info["mlff_energy"] == pytest.approx(again.energy, abs=1e-9)
