@@ -193,6 +193,40 @@ def test_a_failing_batch_is_taken_apart(potential, crystals, engine):
     assert "mlff_energy" not in results[3].atoms.info
 
 
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_a_potential_that_fails_for_all_alike_fails_the_item(potential, crystals, engine):
+    for atoms in crystals:
+        atoms.numbers[0] = 15
+    fussy = Fussy(potential)
+    fussy.eval = lambda: fussy
+    with pytest.raises(ItemFailed, match="failed for all of 3 structures: failed: no phosphorus") as caught:
+        relax(crystals, fussy, 0.01, 300, "morse", engine=engine)
+    assert caught.value.retryable
+    (alone,) = relax(crystals[:1], fussy, 0.01, 300, "morse", engine=engine)
+    assert alone.rejection == "failed: no phosphorus", "of one structure nobody can tell"
+
+
+class Faulty(Fussy):
+    """A potential on a GPU that breaks in the middle of the relaxation, and stays so."""
+
+    n_calls = 0
+
+    def collate(self, structures):
+        self.n_calls += 1
+        if self.n_calls > 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return self.potential.collate(structures)
+
+
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_a_fault_of_the_gpu_is_no_fault_of_the_structures(potential, crystals, engine):
+    faulty = Faulty(potential)
+    faulty.eval = lambda: faulty
+    with pytest.raises(ItemFailed, match="the GPU failed: CUDA error: an illegal memory access") as caught:
+        relax(crystals, faulty, 1e-9, 300, "morse", engine=engine)
+    assert caught.value.retryable
+
+
 def test_trajectory_keeps_first_and_last(potential, crystals):
     calculator = PotentialCalculator(potential)
     every = relax_trajectory(crystals[2], calculator, 0.01, 300)
