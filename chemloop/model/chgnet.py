@@ -143,11 +143,13 @@ def _read(checkpoint: str, precision: torch.dtype) -> Any:
     import torch
     from chgnet.model import CHGNet
 
-    from chemloop.model.potential import find_checkpoint, read_checkpoint
+    from chemloop.model.potential import check_keys, find_checkpoint, read_checkpoint
 
     folder = Path(chgnet.__file__).parent / "pretrained"
     path = find_checkpoint(checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
     content = read_checkpoint(path, "chgnet", ["model"])["model"]
+    # files of others have weights under that name
+    check_keys(content, path, "chgnet", ["model_args", "state_dict"])
     try:
         # as CHGNet.load does: only 0.2.0 was trained with these biases
         arguments = {"mlp_out_bias": checkpoint == "0.2.0"} | content["model_args"]

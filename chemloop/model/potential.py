@@ -131,6 +131,11 @@ def read_checkpoint(path: Path, package: str, keys: Collection[str]) -> dict[str
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint of {package}: {reason}") from error
-    if not isinstance(content, dict) or not set(keys) <= set(content):
-        raise CheckpointError(f"{path} is the checkpoint of another architecture, not of {package}")
+    check_keys(content, path, package, keys)
     return content
+
+
+def check_keys(content: Any, path: Path, package: str, keys: Collection[str]) -> None:
+    """Raises: CheckpointError where a part of a file has not what makes it a checkpoint of this package"""
+    if not isinstance(content, Mapping) or not set(keys) <= set(content):
+        raise CheckpointError(f"{path} is the checkpoint of another architecture, not of {package}")
