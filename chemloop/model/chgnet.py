@@ -143,7 +143,7 @@ def _read(checkpoint: str, precision: torch.dtype) -> Any:
     import torch
     from chgnet.model import CHGNet
 
-    from chemloop.model.potential import check_keys, find_checkpoint, read_checkpoint
+    from chemloop.model.potential import MISFITS, check_keys, find_checkpoint, misfit, read_checkpoint
 
     folder = Path(chgnet.__file__).parent / "pretrained"
     path = find_checkpoint(checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
@@ -156,8 +156,9 @@ def _read(checkpoint: str, precision: torch.dtype) -> Any:
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             network = CHGNet(**arguments).to(precision)
         network.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+    except MISFITS as error:
+        # such files do not name the version of the package that wrote them
+        raise misfit(path, f"installed is chgnet {chgnet.__version__}") from error
     if not hasattr(network.composition_model, "fc"):
         raise CheckpointError(f"{path} has no linear reference energies; only such CHGNets are supported")
     return network
