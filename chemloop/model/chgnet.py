@@ -143,19 +143,22 @@ def _read(checkpoint: str, precision: torch.dtype) -> Any:
     import torch
     from chgnet.model import CHGNet
 
-    from chemloop.model.potential import find_checkpoint, read_checkpoint
+    from chemloop.model.potential import MISFITS, check_keys, find_checkpoint, misfit, read_checkpoint
 
     folder = Path(chgnet.__file__).parent / "pretrained"
     path = find_checkpoint(checkpoint, {name: folder / file for name, file in PACKAGED.items()}, "chgnet")
     content = read_checkpoint(path, "chgnet", ["model"])["model"]
+    # files of others have weights under that name
+    check_keys(content, path, "chgnet", ["model_args", "state_dict"])
     try:
         # as CHGNet.load does: only 0.2.0 was trained with these biases
         arguments = {"mlp_out_bias": checkpoint == "0.2.0"} | content["model_args"]
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             network = CHGNet(**arguments).to(precision)
         network.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+    except MISFITS as error:
+        # such files do not name the version of the package that wrote them
+        raise misfit(path, f"installed is chgnet {chgnet.__version__}") from error
     if not hasattr(network.composition_model, "fc"):
         raise CheckpointError(f"{path} has no linear reference energies; only such CHGNets are supported")
     return network

@@ -21,9 +21,8 @@ import torch
 from ase import Atoms
 from e3nn import nn, o3
 from e3nn.util.codegen import CodeGenMixin
-from packaging.version import Version
 
-from chemloop.model.potential import NetworkPotential, read_checkpoint
+from chemloop.model.potential import MISFITS, NetworkPotential, check_version, misfit, read_checkpoint
 from chemloop.model.weights import weights_folder
 from chemloop.runtime.disk import file_hash, write_whole
 from chemloop.runtime.errors import CheckpointError
@@ -71,8 +70,9 @@ def restore(content: dict[str, Any], path: Path) -> torch.nn.Module:
     try:
         network = build(content["network"], content["config"])
         network.load_state_dict(content["state_dict"])
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+    except MISFITS as error:
+        versions = f"written by mace-torch {content['mace_version']}, installed is {mace.__version__}"
+        raise misfit(path, versions) from error
     return network
 
 
@@ -94,11 +94,7 @@ def read(path: Path) -> dict[str, Any]:
         if not source.exists():
             _keep(_converted(path), source)
     content = read_checkpoint(source, "mace", KEYS)
-    if Version(str(content["mace_version"])) > Version(mace.__version__):
-        raise CheckpointError(
-            f"{path} was written by mace-torch {content['mace_version']}, newer than the installed {mace.__version__}:"
-            " install that version"
-        )
+    check_version(path, "mace-torch", content["mace_version"], mace.__version__)
     return content
 
 

@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from packaging.version import InvalidVersion, Version
 
 from chemloop.protocols import Batch, Prediction
 from chemloop.runtime.disk import write_whole
 from chemloop.runtime.errors import CheckpointError
+
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
+"""What building a network from a damaged file, or one of an incompatible version, makes packages raise."""
 
 
 class Backend(Protocol):
@@ -131,6 +135,34 @@ def read_checkpoint(path: Path, package: str, keys: Collection[str]) -> dict[str
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint of {package}: {reason}") from error
-    if not isinstance(content, dict) or not set(keys) <= set(content):
-        raise CheckpointError(f"{path} is the checkpoint of another architecture, not of {package}")
+    check_keys(content, path, package, keys)
     return content
+
+
+def check_keys(content: Any, path: Path, package: str, keys: Collection[str]) -> None:
+    """Raises: CheckpointError where a part of a file has not what makes it a checkpoint of this package"""
+    if not isinstance(content, Mapping) or not set(keys) <= set(content):
+        raise CheckpointError(f"{path} is the checkpoint of another architecture, not of {package}")
+
+
+def check_version(path: Path, package: str, written_by: Any, installed: str) -> None:
+    """Raises: CheckpointError where a file was written by a newer version, or names none"""
+    try:
+        is_newer = Version(str(written_by)) > Version(installed)
+    except InvalidVersion as error:
+        raise CheckpointError(
+            f"{path} is damaged: it names {written_by!r} as the version of {package} that wrote it, which is none;"
+            f" installed is {installed}"
+        ) from error
+    if is_newer:
+        raise CheckpointError(
+            f"{path} was written by {package} {written_by}, newer than the installed {installed}: install that version"
+        )
+
+
+def misfit(path: Path, versions: str) -> CheckpointError:
+    """The error for a file from which no network could be built.
+
+    versions: of the package, that of the file and the installed one, in words
+    """
+    return CheckpointError(f"{path} holds weights that do not fit the architecture it names ({versions})")

@@ -131,7 +131,7 @@ class SevenNetForceField:
             network, config = self.architecture.build(self.elements)
             network = network.to(precision)
         else:
-            network, config = _read(self._path(self.checkpoint), precision)
+            network, config = _read(*self._file(self.checkpoint), precision)
         name = f"SevenNet {self.checkpoint or 'from scratch'}"
         backend = SevenNetBackend(name, config["cutoff"], config["_type_map"], config)
         return NetworkPotential(network.to(device), backend)
@@ -143,31 +143,32 @@ class SevenNetForceField:
         if self.checkpoint is None:
             network, _ = self.architecture.build(self.elements)
             return SevenNetCalculator(network, file_type="model_instance", device="cpu")
-        return SevenNetCalculator(str(self._path(self.checkpoint)), device="cpu")
+        path, _ = self._file(self.checkpoint)
+        return SevenNetCalculator(str(path), device="cpu")
 
-    def _path(self, checkpoint: str) -> Path:
+    def _file(self, checkpoint: str) -> tuple[Path, str]:
+        """The file and the version of SevenNet that wrote it."""
         import sevenn
-        from packaging.version import Version
         from sevenn.util import pretrained_name_to_path
 
-        from chemloop.model.potential import find_checkpoint, read_checkpoint
+        from chemloop.model.potential import check_keys, check_version, find_checkpoint, read_checkpoint
 
         packaged = {name: Path(pretrained_name_to_path(name)) for name in PACKAGED}
         path = find_checkpoint(checkpoint, packaged, "sevenn")
         config = read_checkpoint(path, "sevenn", ["config", "model_state_dict"])["config"]
-        if Version(config["version"]) > Version(sevenn.__version__):
-            raise CheckpointError(
-                f"{path} was written by sevenn {config['version']}, newer than the installed {sevenn.__version__}:"
-                " install that version"
-            )
+        check_keys(config, path, "sevenn", [])
+        check_version(path, "sevenn", config.get("version"), sevenn.__version__)
         if config.get("use_modality"):
             raise CheckpointError(f"{path} is a multi-fidelity SevenNet, only single-fidelity ones are supported")
-        return path
+        return path, config["version"]
 
 
-def _read(path: Path, precision: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _read(path: Path, written_by: str, precision: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    import sevenn
     import torch
     from sevenn.checkpoint import SevenNetCheckpoint
+
+    from chemloop.model.potential import MISFITS, misfit
 
     try:
         checkpoint = SevenNetCheckpoint(path)
@@ -177,8 +178,8 @@ def _read(path: Path, precision: torch.dtype) -> tuple[Any, dict[str, Any]]:
         if any(tensor.dtype == torch.float64 for tensor in weights.values()):
             # build_model has read them into single precision
             network.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit the architecture it names") from error
+    except MISFITS as error:
+        raise misfit(path, f"written by sevenn {written_by}, installed is {sevenn.__version__}") from error
     return network, checkpoint.config
 
 

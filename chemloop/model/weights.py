@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,15 @@ def fetch_weights(
             raise WeightsUnavailable(
                 f"the weights of {name} are not here and {' or '.join(hosts)} cannot be reached: {by_hand}"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise WeightsUnavailable(
+                f"the weights of {name} cannot be kept in {path.parent} ({error.strerror}): set CHEMLOOP_WEIGHTS to a"
+                f" folder that can be written, or {setting}"
+            ) from error
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
         try:
             download(partial)
@@ -66,16 +75,19 @@ def is_any_reachable(hosts: Sequence[str]) -> bool:
 
 
 def is_reachable(host: str, port: int = 443, timeout_s: float = 5) -> bool:
-    """Whether a connection to the host, or to the proxy that the environment names, can be opened."""
+    """Whether a connection to the host, or to the proxy that the environment names, can be opened.
+
+    Nothing is reached through a proxy whose address is none.
+    """
     from urllib.parse import urlsplit
     from urllib.request import getproxies
 
     proxy = getproxies().get("https")
-    if proxy is not None:
-        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        host, port = parts.hostname or host, parts.port or port
     try:
+        if proxy is not None:
+            parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+            host, port = parts.hostname or host, parts.port or port
         socket.create_connection((host, port), timeout_s).close()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True

@@ -14,13 +14,32 @@ FAILURES = (ArithmeticError, ValueError, RuntimeError, ItemFailed)
 """What a structure out of bounds, or out of memory, makes backends and optimisers raise."""
 
 
+FAILED = "failed: "
+
+
 class OutOfMemory(ItemFailed):
     """A single structure that does not fit into memory."""
 
 
 def reason_of(error: Exception) -> str:
-    """Why a structure is given up, from one of the FAILURES."""
-    return error.reason if isinstance(error, OutOfMemory) else f"failed: {error}"
+    """Why a structure is given up, from one of the FAILURES.
+
+    Raises: ItemFailed, retryable, for a fault of the GPU: the structure has no part in it, and in this process every
+        later call fails too
+    """
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error) and out_of_memory(error) is None:
+        raise ItemFailed(f"the GPU failed: {error}", retryable=True) from error
+    return error.reason if isinstance(error, OutOfMemory) else f"{FAILED}{error}"
+
+
+def check_reasons(reasons: Sequence[str | None]) -> None:
+    """What the first evaluation of several structures came to, each None or why it failed.
+
+    Raises: ItemFailed, retryable, where all failed alike: then it is the potential that fails, not the structures
+    """
+    first = reasons[0] if reasons else None
+    if first is not None and len(reasons) > 1 and first.startswith(FAILED) and set(reasons) == {first}:
+        raise ItemFailed(f"the force field failed for all of {len(reasons)} structures: {first}", retryable=True)
 
 
 @dataclass

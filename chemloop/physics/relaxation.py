@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from chemloop.physics.batching import Batching
+from chemloop.physics.batching import Batching, check_reasons
 from chemloop.physics.calculator import Results, evaluate
 from chemloop.physics.limits import Limits, find_flaw
 from chemloop.physics.stepping import Run, step_side_by_side
@@ -59,7 +59,7 @@ def relax(
         A symmetric crystal that is not at a minimum leaves its symmetry when rounding errors have grown large enough,
         so without it single precision and the batch decide where and when it does
     symprec: A; structures that are so close to a space group above P1 keep it and are not displaced; None: none does
-    Raises: ConfigError
+    Raises: ConfigError; ItemFailed where the GPU fails, or the potential for all of several structures alike
     """
     if not (fmax > 0 and max_steps > 0 and displacement >= 0):
         raise ConfigError(
@@ -74,13 +74,15 @@ def relax(
         Run(atoms, fmax, potential.cutoff, limits or Limits(), symmetry=symmetry)
         for atoms, symmetry in (_prepared(atoms, displacement, symprec) for atoms in structures)
     ]
-    measure(batching, [run.atoms for run in runs if run.is_moving], potential)
+    begun = [run for run in runs if run.is_moving]
+    measure(batching, [run.atoms for run in begun], potential)
     if engine == "ase":
         step_side_by_side(runs, lambda chosen: evaluate(chosen, potential, batching), max_steps)
     else:
         from chemloop.physics.torchsim import step_in_batches
 
         step_in_batches(runs, potential, max_steps, batching)
+    check_reasons([None if run.n_evaluated else run.rejection for run in begun])
     return [_end(run, energy_frame) for run in runs]
 
 

@@ -135,7 +135,10 @@ def _observe_all(runs: Sequence[Run], evaluate_all: Evaluate) -> None:
 
 
 def evaluate_each(structures: Sequence[Atoms], evaluate_all: Evaluate) -> list[Results | str]:
-    """Results of all, or why there are none; what fails together is tried in halves, so that only the culprit does."""
+    """Results of all, or why there are none; what fails together is tried in halves, so that only the culprit does.
+
+    Raises: ItemFailed where the GPU fails
+    """
     if not structures:
         return []
     try:

@@ -1,7 +1,8 @@
 """Relaxation on a GPU: any `Potential` inside TorchSim, hundreds of structures in one batch.
 
 The batches are cut here and the steps are counted per structure: TorchSim's own driver counts the steps of the whole
-run, and tests the change of the energy for convergence.
+run, and tests the change of the energy for convergence. Its optimisers take det(cell) for the volume, so a left-handed
+cell would be driven uphill: TorchSim gets its negative, which spans the same lattice.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ase import Atoms
 from torch_sim.io import atoms_to_state
 from torch_sim.models.interface import ModelInterface
 from torch_sim.optimizers import frechet_cell_fire
@@ -72,7 +74,7 @@ def _step_together(runs: list[Run], model: PotentialModel, max_steps: int) -> No
     runs = [run for run in runs if run.is_moving and run.n_evaluated <= max_steps]
     if not runs:
         return
-    state = initialize(atoms_to_state([run.atoms for run in runs], model.device, model.dtype))
+    state = initialize(atoms_to_state([_right_handed(run.atoms) for run in runs], model.device, model.dtype))
     while True:
         _observe(runs, state)
         keep = [k for k, run in enumerate(runs) if run.is_moving and run.n_evaluated <= max_steps]
@@ -81,6 +83,13 @@ def _step_together(runs: list[Run], model: PotentialModel, max_steps: int) -> No
         if len(keep) < len(runs):
             runs, state = [runs[k] for k in keep], state[keep]
         state = update(state)
+
+
+def _right_handed(atoms: Atoms) -> Atoms:
+    """The same crystal, positions, forces and stress; only the signs of the lattice vectors differ, if anything."""
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell.handedness * atoms.cell.array)
+    return copy
 
 
 def _observe(runs: Sequence[Run], state: Any) -> None:
@@ -92,7 +101,8 @@ def _observe(runs: Sequence[Run], state: Any) -> None:
     for k, run in enumerate(runs):
         own = slice(start, start + len(run.atoms))
         start = own.stop
-        run.atoms.set_cell(cells[k])
+        # no step changes the handedness
+        run.atoms.set_cell(run.atoms.cell.handedness * cells[k])
         run.atoms.positions = positions[own]
         run.check_shape()
         if run.rejection is None:

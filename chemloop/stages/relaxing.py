@@ -80,19 +80,27 @@ def relax_coarsely(stage: Stage, structures: Sequence[Atoms]) -> list[Relaxed]:
             end.atoms = without(end.atoms, "mlff")
             end.atoms.info["converged"] = is_converged
         if settings.coarse.stop_above is not None:
-            _evaluate(stage, [end.atoms for end in ends if end.rejection is None])
+            _evaluate(stage, [end for end in ends if end.rejection is None])
     return ends
 
 
-def _evaluate(stage: Stage, structures: Sequence[Atoms]) -> None:
-    """Give the structures the results of the current force field."""
-    from chemloop.physics.calculator import evaluate
+def _evaluate(stage: Stage, ends: Sequence[Relaxed]) -> None:
+    """Give the structures the results of the current force field, or reject those that it cannot compute."""
+    from chemloop.physics.batching import check_reasons
+    from chemloop.physics.calculator import Results, evaluate
+    from chemloop.physics.stepping import evaluate_each
 
     model, frame = current_model(stage)
     potential = load_potential(model, stage.settings.compute.gpu.device)
-    results = evaluate(structures, potential, batching_of(stage, potential))
-    for atoms, result in zip(structures, results, strict=True):
-        set_results(atoms, "mlff", *result, frame)
+    batching = batching_of(stage, potential)
+    found = evaluate_each([end.atoms for end in ends], lambda chosen: evaluate(chosen, potential, batching))
+    check_reasons([result if isinstance(result, str) else None for result in found])
+    for end, result in zip(ends, found, strict=True):
+        if isinstance(result, Results):
+            set_results(end.atoms, "mlff", *result, frame)
+        else:
+            end.rejection = result
+            end.atoms.info["converged"] = False
 
 
 def write_relaxed(stage: Stage, item: Item, results: Sequence[Relaxed]) -> list[str]:

@@ -26,6 +26,15 @@ LJ = {"_target_": "ase.calculators.lj.LennardJones", "sigma": SIGMA, "epsilon": 
 COARSE = ("loop.relax.coarse.max_steps=4", "loop.relax.coarse.fmax=0.5")
 
 
+class Fussy(LennardJones):
+    """Fails for the first of the candidates."""
+
+    def calculate(self, atoms=None, *arguments, **keywords):
+        if atoms.symbols.get_chemical_formula("reduce") == "LiS2Li":
+            raise RuntimeError("does not converge")
+        super().calculate(atoms, *arguments, **keywords)
+
+
 def candidates(n: int = 3) -> list[Atoms]:
     """One that is as close packed as the elements and so near the hull, and simple cubic ones, far above it."""
     found = [bulk("Li", "fcc", a=3.9, cubic=True)]
@@ -41,12 +50,12 @@ def candidates(n: int = 3) -> list[Atoms]:
 def begin(tmp_path, compose_config):
     """begin("loop.relax.fmax=0.1", ...) -> a campaign with a Lennard-Jones model whose iteration 1 has candidates."""
 
-    def begun(*overrides: str, structures=None) -> Campaign:
+    def begun(*overrides: str, structures=None, calculator=LJ) -> Campaign:
         known = [bulk(element, "fcc", a=3.9) for element in ("Li", "P", "S")]
         write(tmp_path / "known.extxyz", known)
         reference = f"system.reference={tmp_path / 'known.extxyz'}"
         config = compose_config("model=ase", reference, "loop.relax.per_item=2", *overrides)
-        config["model"]["calculator"] = LJ
+        config["model"]["calculator"] = calculator
         if config["loop"]["relax"]["coarse"]["model"] is not None:
             config["loop"]["relax"]["coarse"]["model"]["calculator"] = LJ | {"sigma": 1.05 * SIGMA}
         campaign = Campaign(tmp_path / "c")
@@ -128,6 +137,17 @@ def test_another_force_field_may_begin(begin):
     metrics, found = relaxed(campaign)
     assert metrics["n_converged"] == 3
     assert len({atoms.info["energy_frame"] for atoms in found.values()}) == 1
+
+
+def test_the_current_force_field_rejects_what_it_cannot_compute_after_another_one(begin):
+    fussy = LJ | {"_target_": f"{__name__}.Fussy"}
+    overrides = *COARSE, "loop.relax.coarse.stop_above=9", "+model@loop.relax.coarse.model=ase"
+    campaign = begin(*overrides, calculator=fussy)
+    metrics, found = relaxed(campaign)
+    assert metrics["n_dropped_failed"] == 1 and metrics["n_converged"] == 2
+    failed = found["i01-g000-0000"]
+    assert failed.info["dropped"].startswith("failed: ") and "does not converge" in failed.info["dropped"]
+    assert failed.info["converged"] is False and "mlff_energy" not in failed.info
 
 
 def test_the_parts_have_their_own_time(begin):

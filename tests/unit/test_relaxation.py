@@ -35,6 +35,9 @@ def crystals():
 
 @pytest.mark.parametrize("engine", ["ase", "torchsim"])
 def test_relax_finds_the_minimum(potential, crystals, engine):
+    left_handed = crystals[1].copy()
+    left_handed.set_cell(left_handed.cell.array[[1, 0, 2]])
+    crystals.append(left_handed)
     originals = [atoms.copy() for atoms in crystals]
     relaxed = relax(crystals, potential, fmax=0.01, max_steps=300, energy_frame="morse", engine=engine)
     energies = []
@@ -43,6 +46,7 @@ def test_relax_finds_the_minimum(potential, crystals, engine):
         assert result.rejection is None and result.atoms.info["converged"] is True
         assert 0 < result.n_steps <= 300
         assert result.atoms.info["id"] == atoms.info["id"]
+        assert result.atoms.cell.handedness == atoms.cell.handedness
         assert result.atoms.info["energy_frame"] == "morse"
         (again,) = evaluate([result.atoms], potential)
         assert result.atoms.info["mlff_energy"] == pytest.approx(again.energy, abs=1e-9)
@@ -187,6 +191,40 @@ def test_a_failing_batch_is_taken_apart(potential, crystals, engine):
     assert [result.rejection for result in results] == [None, None, None, "failed: no phosphorus"]
     assert [result.atoms.info["converged"] for result in results] == [True, True, True, False]
     assert "mlff_energy" not in results[3].atoms.info
+
+
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_a_potential_that_fails_for_all_alike_fails_the_item(potential, crystals, engine):
+    for atoms in crystals:
+        atoms.numbers[0] = 15
+    fussy = Fussy(potential)
+    fussy.eval = lambda: fussy
+    with pytest.raises(ItemFailed, match="failed for all of 3 structures: failed: no phosphorus") as caught:
+        relax(crystals, fussy, 0.01, 300, "morse", engine=engine)
+    assert caught.value.retryable
+    (alone,) = relax(crystals[:1], fussy, 0.01, 300, "morse", engine=engine)
+    assert alone.rejection == "failed: no phosphorus", "of one structure nobody can tell"
+
+
+class Faulty(Fussy):
+    """A potential on a GPU that breaks in the middle of the relaxation, and stays so."""
+
+    n_calls = 0
+
+    def collate(self, structures):
+        self.n_calls += 1
+        if self.n_calls > 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return self.potential.collate(structures)
+
+
+@pytest.mark.parametrize("engine", ["ase", "torchsim"])
+def test_a_fault_of_the_gpu_is_no_fault_of_the_structures(potential, crystals, engine):
+    faulty = Faulty(potential)
+    faulty.eval = lambda: faulty
+    with pytest.raises(ItemFailed, match="the GPU failed: CUDA error: an illegal memory access") as caught:
+        relax(crystals, faulty, 1e-9, 300, "morse", engine=engine)
+    assert caught.value.retryable
 
 
 def test_trajectory_keeps_first_and_last(potential, crystals):
