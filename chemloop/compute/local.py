@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ class LocalCompute:
 
 def check_device(device: str) -> None:
     """Raises: ConfigError"""
-    if device != "cpu" and not device.startswith("cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ConfigError(f"compute device = {device!r}: allowed are cpu, cuda, cuda:N")
 
 

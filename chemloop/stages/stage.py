@@ -16,6 +16,7 @@ from ase import Atoms
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.protocols import ForceField, Generator, Potential
 from chemloop.runtime.campaign import STAGES, Campaign
+from chemloop.runtime.device import check_visible
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
 from chemloop.runtime.errors import StageFailed, WeightsUnavailable
 from chemloop.runtime.item import Item, derived_seed
@@ -224,7 +225,11 @@ def _load(specification: str, device: str, dtype: str) -> Potential:
 
 
 def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Potential:
-    """The potential of a force field, kept in memory from one item of a worker to the next."""
+    """The potential of a force field, kept in memory from one item of a worker to the next.
+
+    Raises: CheckpointError, and ConfigError for a device that this process does not see
+    """
+    check_visible(device)
     kind = type(model)
     node = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(model)}  # type: ignore[call-overload]  # a dataclass
     return _load(json.dumps(node), device, dtype)
@@ -234,7 +239,7 @@ def load_or_begin_untrained(model: ForceField, device: str) -> tuple[ForceField,
     """The force field to begin with, loaded, and a notice where it is not the one asked for.
 
     Named weights that cannot be had leave its architecture with random weights.
-    Raises: CheckpointError
+    Raises: CheckpointError, ConfigError
     """
     try:
         return model, load_potential(model, device), None

@@ -8,9 +8,10 @@ import pytest
 from chemloop.config import load
 from chemloop.model.chgnet import PACKAGED
 from chemloop.model.dpa3 import DPA3ForceField
+from chemloop.runtime import device
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import file_hash, read_json
-from chemloop.runtime.errors import ChemLoopError
+from chemloop.runtime.errors import ChemLoopError, ConfigError
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.stage import base_model
 
@@ -74,3 +75,19 @@ def test_a_checkpoint_that_cannot_serve_is_refused_before_any_work(prepare, over
     stage = prepare(*overrides)
     with pytest.raises(ChemLoopError, match=message):
         stage.ensure()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(prepare):
+    """And the command goes on as soon as it asks for a device that is there."""
+    stage = prepare("model=chgnet", "compute.gpu.device=cuda:99")
+    with pytest.raises(ChemLoopError, match=r"compute\.gpu\.device = cuda:99: .*this process sees (none|\d)"):
+        stage.ensure()
+    assert prepare("model=chgnet").ensure()["prepare/is_untrained"] == 0
+
+
+def test_gpus_are_counted_from_0(monkeypatch):
+    monkeypatch.setattr(device, "n_visible_gpus", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        device.check_visible(name)
+    with pytest.raises(ConfigError, match=r"compute\.gpu\.device = cuda:2: this process sees 2 GPUs, .* to cuda:1;"):
+        device.check_visible("cuda:2")
