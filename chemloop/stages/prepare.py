@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,8 +56,12 @@ class Prepare(Stage):
         from chemloop.physics.batching import Batching
         from chemloop.physics.throughput import measure
 
-        batching = Batching(self.settings.loop.relax.batch_size)
-        measure(batching, self.settings.system.references(None), potential)
+        settings = self.settings.loop.relax
+        batching = Batching(settings.batch_size)
+        references = self.settings.system.references(None)
+        # again and again where there are fewer than an item may evaluate together
+        n = max(len(references), settings.per_item)
+        measure(batching, [*itertools.islice(itertools.cycle(references), n)], potential)
         return {"batch_size": int(batching.size), "max_atoms": batching.max_atoms}
 
     def _probe(self) -> Atoms:

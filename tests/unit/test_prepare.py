@@ -1,19 +1,25 @@
 """What a campaign begins with is settled before any work."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import chgnet
 import pytest
+from ase.build import bulk
+from ase.io import write
 
 from chemloop.config import load
 from chemloop.model.chgnet import PACKAGED
 from chemloop.model.dpa3 import DPA3ForceField
+from chemloop.physics import throughput
 from chemloop.runtime import device
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import file_hash, read_json
 from chemloop.runtime.errors import ChemLoopError, ConfigError
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.stage import base_model
+from tests.unit.explored import run
 
 UNREACHABLE = "http://127.0.0.1:9"
 
@@ -43,6 +49,18 @@ def test_the_batch_size_is_measured_when_asked_for(prepare):
     stage = prepare("model=sevennet", "model.checkpoint=null", "loop.relax.batch_size=auto")
     metrics = stage.ensure()
     assert metrics["prepare/batch_size"] == read_json(stage.folder / "base.json")["batch_size"] >= 1
+
+
+def test_few_references_are_enough_to_measure_the_batches_of_an_item(prepare, tmp_path, monkeypatch):
+    """By this clock all calls take as long, so the largest batch is the fastest."""
+    ticks = itertools.count()
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: 0.001 * next(ticks)))
+    write(tmp_path / "known.extxyz", [bulk(element, "fcc", a=3.9) for element in ("Li", "P", "S")])
+    stage = prepare(
+        "model=ase", "model.calculator._target_=ase.calculators.lj.LennardJones",
+        f"system.reference={tmp_path / 'known.extxyz'}", "loop.relax.batch_size=auto", "loop.relax.per_item=16",
+    )  # fmt: skip
+    assert run(stage)["batch_size"] == 16
 
 
 def test_without_its_named_weights_a_model_begins_untrained_and_says_so(prepare, tmp_path):
