@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ase import Atoms
 
-from chemloop.protocols import Potential
+from chemloop.protocols import ForceField, Potential
 from chemloop.runtime.disk import file_hash, read_json, write_json
+from chemloop.runtime.errors import ChemLoopError, ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
-from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained
+from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained, load_potential
 
 
 class Prepare(Stage):
@@ -48,8 +49,23 @@ class Prepare(Stage):
             # one file may hold several potentials
             frame += f"-{head}"
         base = {"checkpoint": model.checkpoint, "energy_frame": frame, "notice": notice, **self._batches(potential)}
+        if settings.loop.relax.coarse.model is not None:
+            self._check_coarse(settings.loop.relax.coarse.model)
         write_json(item.folder / BASE, base)
         return [BASE]
+
+    def _check_coarse(self, model: ForceField) -> None:
+        """Let the force field of the coarse part compute once, so that it fails here rather than after hours.
+
+        Raises: ConfigError
+        """
+        from chemloop.physics.batching import FAILURES
+        from chemloop.physics.calculator import evaluate
+
+        try:
+            evaluate([self._probe()], load_potential(model, self.settings.compute.gpu.device))
+        except (ChemLoopError, *FAILURES) as error:
+            raise ConfigError(f"loop.relax.coarse.model cannot be used: {error}") from error
 
     def _batches(self, potential: Potential) -> dict[str, int | None]:
         """How many structures, and atoms, are evaluated together at most: as configured, or as measured here."""

@@ -21,6 +21,7 @@ from chemloop.stages.prepare import Prepare
 from chemloop.stages.stage import base_model
 from tests.unit.explored import run
 
+COARSE = ("loop.relax.coarse.max_steps=5",)
 UNREACHABLE = "http://127.0.0.1:9"
 
 
@@ -87,6 +88,11 @@ def test_each_head_of_a_file_has_an_energy_frame_of_its_own(prepare, tmp_path, h
          "another architecture, not of sevenn"),
         (["model=sevennet", "model.checkpoint=null", "model.elements=[Li,P]"], "does not know S; .*Li P"),
         (["model=chgnet", "model.checkpoint=/no/such/file"], "/no/such/file: no such file"),
+        (["model=chgnet", *COARSE, "+model@loop.relax.coarse.model=chgnet", "loop.relax.coarse.model.checkpoint=/no"],
+         "loop.relax.coarse.model cannot be used: .*/no: no such file"),
+        (["model=chgnet", *COARSE, "+model@loop.relax.coarse.model=ase",
+          "loop.relax.coarse.model.calculator._target_=ase.calculators.emt.EMT"],
+         "loop.relax.coarse.model cannot be used: .*EMT"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_cannot_serve_is_refused_before_any_work(prepare, overrides, message):
