@@ -17,8 +17,8 @@ from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_beg
 
 
 class Prepare(Stage):
-    """base.json: the checkpoint that the campaign begins with, its energy frame, a notice for people or null, and how
-    many structures are evaluated together.
+    """base.json: the checkpoint that the campaign begins with, its SHA-256 where it is a file, its energy frame, a
+    notice for people or null, and how many structures are evaluated together.
 
     Decided once, so that weights which can be fetched later do not change a campaign that began without them.
     """
@@ -38,17 +38,24 @@ class Prepare(Stage):
         settings = self.settings
         model, potential, notice = load_or_begin_untrained(settings.model, settings.compute.gpu.device)
         potential.collate([self._probe()])
-        frame = settings.options["model"]
+        frame, digest = settings.options["model"], None
         if model.checkpoint is None:
             frame += "-untrained"
         elif Path(model.checkpoint).is_file():
-            frame += f"-{file_hash(Path(model.checkpoint))[:8]}"
+            digest = file_hash(Path(model.checkpoint))
+            frame += f"-{digest[:8]}"
         else:
             frame += f"-{model.checkpoint}"
         if (head := getattr(model, "head", None)) is not None and model.checkpoint is not None:
             # one file may hold several potentials
             frame += f"-{head}"
-        base = {"checkpoint": model.checkpoint, "energy_frame": frame, "notice": notice, **self._batches(potential)}
+        base = {
+            "checkpoint": model.checkpoint,
+            "sha256": digest,
+            "energy_frame": frame,
+            "notice": notice,
+            **self._batches(potential),
+        }
         if settings.loop.relax.coarse.model is not None:
             self._check_coarse(settings.loop.relax.coarse.model)
         write_json(item.folder / BASE, base)

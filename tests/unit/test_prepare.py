@@ -1,6 +1,7 @@
 """What a campaign begins with is settled before any work."""
 
 import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,11 @@ from chemloop.model.dpa3 import DPA3ForceField
 from chemloop.physics import throughput
 from chemloop.runtime import device
 from chemloop.runtime.campaign import Campaign
-from chemloop.runtime.disk import file_hash, read_json
-from chemloop.runtime.errors import ChemLoopError, ConfigError
+from chemloop.runtime.disk import file_hash, read_json, write_json
+from chemloop.runtime.errors import CheckpointError, ChemLoopError, ConfigError
 from chemloop.stages.prepare import Prepare
-from chemloop.stages.stage import base_model
+from chemloop.stages.relax import Relax
+from chemloop.stages.stage import base_model, current_model, stage_folder
 from tests.unit.explored import run
 
 COARSE = ("loop.relax.coarse.max_steps=5",)
@@ -107,6 +109,30 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(prepare):
     with pytest.raises(ChemLoopError, match=r"compute\.gpu\.device = cuda:99: .*this process sees (none|\d)"):
         stage.ensure()
     assert prepare("model=chgnet").ensure()["prepare/is_untrained"] == 0
+
+
+def test_a_checkpoint_that_was_overwritten_is_not_used(prepare, tmp_path):
+    """Also where a fine-tuning kept it; campaigns that recorded no hash go on as before."""
+    file = tmp_path / "weights.pth.tar"
+    shutil.copy(Path(chgnet.__file__).parent / "pretrained" / PACKAGED["0.3.0"], file)
+    stage = prepare("model=chgnet", f"model.checkpoint={file}")
+    run(stage)
+    later = Relax(stage.campaign, stage.settings, 1)
+    kept = stage_folder(stage.campaign, 0, "finetune")
+    kept.mkdir()
+    assert base_model(stage) == current_model(later)
+    write_json(kept / "fit.json", {"checkpoint": str(file), "energy_frame": base_model(stage)[1]})
+    write_json(kept / "DONE", {})
+    assert base_model(stage) == current_model(later)
+    with open(file, "ab") as content:
+        content.write(b"more")
+    for find, asking in ((base_model, stage), (current_model, later)):
+        with pytest.raises(CheckpointError, match=f"{file} has changed since this campaign began .* campaign=NAME"):
+            find(asking)
+    base = read_json(stage.folder / "base.json")
+    del base["sha256"]
+    write_json(stage.folder / "base.json", base)
+    assert base_model(stage) == current_model(later)
 
 
 def test_gpus_are_counted_from_0(monkeypatch):
