@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class LocalResource:
     """What one class of work may use: `cpu`, `gpu` or `dft`.
 
-    workers: processes at once; 0 = one per core
+    workers: processes at once; 0 = one per core, or on a GPU one: each takes its memory as if it were alone there
     device: where torch computes, `cpu` or `cuda`
     timeout_min: after this long a worker is stopped and its unfinished items start again
     """
@@ -43,10 +44,15 @@ class LocalResource:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise ConfigError(f"compute workers = {self.workers}: must be 0 (one per core) or above")
+            raise ConfigError(f"compute workers = {self.workers}: must be 0 (one per core, or one on a GPU) or above")
         if self.timeout_min <= 0:
             raise ConfigError(f"compute timeout_min = {self.timeout_min}: must be above 0")
         check_device(self.device)
+
+    @property
+    def n_workers(self) -> int:
+        """Processes at once, where there is work for as many."""
+        return self.workers or (n_cores() if self.device == "cpu" else 1)
 
     @property
     def n_cores(self) -> int:
@@ -79,14 +85,12 @@ class LocalCompute:
         return LocalPool(folder, self.cluster, resources[resource], python)
 
     def one_at_a_time(self) -> LocalCompute:
-        if self.gpu.workers or self.gpu.device == "cpu":
-            return self
-        return replace(self, gpu=replace(self.gpu, workers=1))
+        return self
 
 
 def check_device(device: str) -> None:
     """Raises: ConfigError"""
-    if device != "cpu" and not device.startswith("cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ConfigError(f"compute device = {device!r}: allowed are cpu, cuda, cuda:N")
 
 
@@ -155,7 +159,7 @@ class LocalPool:
         """Give all items to every worker, each beginning elsewhere: what one has taken the others skip."""
         import submitit
 
-        n_workers = min(len(items), self.resource.workers or n_cores())
+        n_workers = min(len(items), self.resource.n_workers)
         logging.getLogger("submitit").setLevel(logging.WARNING)
         python = {} if self.python is None else {f"{self.cluster}_python": shlex.quote(self.python)}
         executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.cluster, **python)

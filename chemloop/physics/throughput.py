@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ase import Atoms
@@ -18,6 +19,8 @@ from chemloop.physics.calculator import evaluate
 
 log = logging.getLogger(__name__)
 MAX_SIZE = 1024
+LEAST_TRIED = 4
+"""Up to this size, whatever it takes: a slow potential gains most, and a campaign keeps what was found."""
 N_REPEATS = 3
 """TorchScript compiles in the first two calls with new shapes."""
 GAIN = 0.95
@@ -30,16 +33,22 @@ def measure(batching: Batching, structures: Sequence[Atoms], potential: Any, tim
     """Set the size of a batching to the fastest per structure of 1, 2, 4, ..., and on a GPU its limit in atoms.
 
     It ends when twice as many structures twice in a row were not faster, when they would not fit into memory, when
-    there are no more structures, or after time_limit_s. The structures should be some of those to be computed.
+    there are no more structures, or after time_limit_s, though not before 4. The structures should be some of those
+    to be computed.
     """
     if batching.is_measured:
         return
-    begin = time.perf_counter()
     order = sorted(structures, key=len)
+    # the first call compiles, and starts the GPU, which is no reason to stop early; what fails, fails again below
+    with suppress(*FAILURES):
+        evaluate(order[len(order) // 2 :][:1], potential)
+    begin = time.perf_counter()
     largest = max(1, min(len(order), MAX_SIZE))
     size, chosen, n_slower = 1, 1, 0
     bytes_per_atom = 0.0
-    while order and size <= largest and n_slower < 2 and time.perf_counter() - begin < time_limit_s:
+    while order and size <= largest and n_slower < 2:
+        if size > LEAST_TRIED and time.perf_counter() - begin >= time_limit_s:
+            break
         # those of middle size, so that all sizes of batch are measured on much the same
         start = (len(order) - size) // 2
         sample = order[start : start + size]

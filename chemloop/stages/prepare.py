@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
 
-from chemloop.protocols import Potential
+from chemloop.protocols import ForceField, Potential
 from chemloop.runtime.disk import file_hash, read_json, write_json
+from chemloop.runtime.errors import ChemLoopError, ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
-from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained
+from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained, load_potential
 
 
 class Prepare(Stage):
-    """base.json: the checkpoint that the campaign begins with, its energy frame, a notice for people or null, and how
-    many structures are evaluated together.
+    """base.json: the checkpoint that the campaign begins with, its SHA-256 where it is a file, its energy frame, a
+    notice for people or null, and how many structures are evaluated together.
 
     Decided once, so that weights which can be fetched later do not change a campaign that began without them.
     """
@@ -36,27 +38,53 @@ class Prepare(Stage):
         settings = self.settings
         model, potential, notice = load_or_begin_untrained(settings.model, settings.compute.gpu.device)
         potential.collate([self._probe()])
-        frame = settings.options["model"]
+        frame, digest = settings.options["model"], None
         if model.checkpoint is None:
             frame += "-untrained"
         elif Path(model.checkpoint).is_file():
-            frame += f"-{file_hash(Path(model.checkpoint))[:8]}"
+            digest = file_hash(Path(model.checkpoint))
+            frame += f"-{digest[:8]}"
         else:
             frame += f"-{model.checkpoint}"
         if (head := getattr(model, "head", None)) is not None and model.checkpoint is not None:
             # one file may hold several potentials
             frame += f"-{head}"
-        base = {"checkpoint": model.checkpoint, "energy_frame": frame, "notice": notice, **self._batches(potential)}
+        base = {
+            "checkpoint": model.checkpoint,
+            "sha256": digest,
+            "energy_frame": frame,
+            "notice": notice,
+            **self._batches(potential),
+        }
+        if settings.loop.relax.coarse.model is not None:
+            self._check_coarse(settings.loop.relax.coarse.model)
         write_json(item.folder / BASE, base)
         return [BASE]
+
+    def _check_coarse(self, model: ForceField) -> None:
+        """Let the force field of the coarse part compute once, so that it fails here rather than after hours.
+
+        Raises: ConfigError
+        """
+        from chemloop.physics.batching import FAILURES
+        from chemloop.physics.calculator import evaluate
+
+        try:
+            evaluate([self._probe()], load_potential(model, self.settings.compute.gpu.device))
+        except (ChemLoopError, *FAILURES) as error:
+            raise ConfigError(f"loop.relax.coarse.model cannot be used: {error}") from error
 
     def _batches(self, potential: Potential) -> dict[str, int | None]:
         """How many structures, and atoms, are evaluated together at most: as configured, or as measured here."""
         from chemloop.physics.batching import Batching
         from chemloop.physics.throughput import measure
 
-        batching = Batching(self.settings.loop.relax.batch_size)
-        measure(batching, self.settings.system.references(None), potential)
+        settings = self.settings.loop.relax
+        batching = Batching(settings.batch_size)
+        references = self.settings.system.references(None)
+        # again and again where there are fewer than an item may evaluate together
+        n = max(len(references), settings.per_item)
+        measure(batching, [*itertools.islice(itertools.cycle(references), n)], potential)
         return {"batch_size": int(batching.size), "max_atoms": batching.max_atoms}
 
     def _probe(self) -> Atoms:

@@ -60,8 +60,13 @@ class CoarseSettings:
             if value is not None and value <= 0:
                 raise ConfigError(f"loop.relax.coarse.{key} = {value:g}: must be above 0")
         if self.model is not None:
-            from chemloop.config import build
+            from chemloop.config import build, has_python
 
+            if has_python(self.model):
+                raise ConfigError(
+                    f"loop.relax.coarse.model.python = {self.model['python']}: both parts run in one worker; set it"
+                    " to null, or set model.python to an interpreter that has both force fields"
+                )
             self.model = build(self.model, "loop.relax.coarse.model")
         if self.max_steps == 0:
             for key in ("symprec", "model", "stop_above", "stop_known"):

@@ -16,8 +16,9 @@ from ase import Atoms
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.protocols import ForceField, Generator, Potential
 from chemloop.runtime.campaign import STAGES, Campaign
+from chemloop.runtime.device import check_visible
 from chemloop.runtime.disk import file_hash, is_intact, read_json, write_json
-from chemloop.runtime.errors import StageFailed, WeightsUnavailable
+from chemloop.runtime.errors import CheckpointError, StageFailed, WeightsUnavailable
 from chemloop.runtime.item import Item, derived_seed
 from chemloop.runtime.ledger import Ledger
 from chemloop.runtime.submit import run_to_end
@@ -185,16 +186,52 @@ def base_folder(campaign: Campaign) -> Path:
 
 
 def base_model(stage: Stage) -> tuple[ForceField, str]:
-    """The force field that the campaign began with, and its energy frame."""
-    return fitted_model(stage.settings.model, base_folder(stage.campaign), BASE)
+    """The force field that the campaign began with, and its energy frame.
+
+    Raises: CheckpointError where its file is another one now
+    """
+    model, frame = fitted_model(stage.settings.model, base_folder(stage.campaign), BASE)
+    _check_unchanged(stage, model)
+    return model, frame
 
 
 def current_model(stage: Stage) -> tuple[ForceField, str]:
-    """The force field with the newest checkpoint of the iterations before this one, and its energy frame."""
+    """The force field with the newest checkpoint of the iterations before this one, and its energy frame.
+
+    Raises: CheckpointError where it is the one that the campaign began with, and its file is another one now
+    """
     for folder in reversed(stage.earlier("finetune")):
         if (folder / "DONE").exists():
-            return fitted_model(stage.settings.model, folder)
+            model, frame = fitted_model(stage.settings.model, folder)
+            _check_unchanged(stage, model)
+            return model, frame
     return base_model(stage)
+
+
+def _check_unchanged(stage: Stage, model: ForceField) -> None:
+    """Check a checkpoint from outside of the campaign, which others may write to; what lies inside has its own hash.
+
+    Raises: CheckpointError
+    """
+    path = Path(model.checkpoint or "")
+    if not path.is_file() or path.is_relative_to(stage.campaign.folder):
+        return
+    base = read_json(base_folder(stage.campaign) / BASE)
+    # campaigns that began before there were hashes have none
+    if "sha256" not in base or base["checkpoint"] is None or path != Path(base["checkpoint"]):
+        return
+    status = path.stat()
+    if _hash_once(path, status.st_mtime_ns, status.st_size) != base["sha256"]:
+        raise CheckpointError(
+            f"{path} has changed since this campaign began with it, and its energies would not belong to those computed"
+            " before: put the former file back, or begin a new campaign with campaign=NAME"
+        )
+
+
+@functools.lru_cache
+def _hash_once(path: Path, modified_ns: int, size: int) -> str:
+    """A file's hash, computed again only when the file was written to."""
+    return file_hash(path)
 
 
 def current_generator(stage: Stage) -> Generator:
@@ -224,7 +261,11 @@ def _load(specification: str, device: str, dtype: str) -> Potential:
 
 
 def load_potential(model: ForceField, device: str, dtype: str = "float32") -> Potential:
-    """The potential of a force field, kept in memory from one item of a worker to the next."""
+    """The potential of a force field, kept in memory from one item of a worker to the next.
+
+    Raises: CheckpointError, and ConfigError for a device that this process does not see
+    """
+    check_visible(device)
     kind = type(model)
     node = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **asdict(model)}  # type: ignore[call-overload]  # a dataclass
     return _load(json.dumps(node), device, dtype)
@@ -234,7 +275,7 @@ def load_or_begin_untrained(model: ForceField, device: str) -> tuple[ForceField,
     """The force field to begin with, loaded, and a notice where it is not the one asked for.
 
     Named weights that cannot be had leave its architecture with random weights.
-    Raises: CheckpointError
+    Raises: CheckpointError, ConfigError
     """
     try:
         return model, load_potential(model, device), None

@@ -10,12 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from chemloop.runtime.device import n_visible_gpus, no_gpu
 from chemloop.runtime.errors import ConfigError
 from chemloop.training.module import FineTuning, TrainingDiverged
 from chemloop.training.recipe import AUTO, Recipe
@@ -39,12 +39,9 @@ def check_device(recipe: Recipe, device: str) -> None:
     if accelerator(recipe, device) not in GPUS:
         return
     asked = f"training.accelerator = {recipe.accelerator}, on device {device}"
-    n_visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    n_visible = n_visible_gpus()
     if n_visible == 0:
-        raise ConfigError(
-            f"{asked}: a GPU is asked for, and this process sees none (torch {torch.__version__}); run it where there"
-            " is one, or set training.accelerator=auto and compute.gpu.device=cpu"
-        )
+        raise no_gpu(asked, "training.accelerator=auto and compute.gpu.device=cpu")
     if recipe.devices > n_visible:
         raise ConfigError(f"training.devices = {recipe.devices}: {n_visible} are visible here; lower it to {n_visible}")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,10 +123,23 @@ def test_the_measurement_is_short_and_done_once(crystals):
     potential, batching = Timed(lambda n: 0.05 + 0.001 * n), Batching()
     begin = Timed.now
     measure(batching, crystals, potential, time_limit_s=0.2)
-    assert Timed.now - begin < 0.4 and batching.size == 2
+    assert Timed.now - begin < 0.6 and batching.size == 4
     n_calls = len(potential.batches)
     measure(batching, crystals, potential)
     assert len(potential.batches) == n_calls
+
+
+def test_a_cold_call_leaves_time_to_measure(crystals):
+    calls = itertools.count()
+    potential, batching = Timed(lambda n: 5.0 if next(calls) == 0 else 0.01), Batching()
+    measure(batching, crystals, potential)
+    assert batching.size == 16
+
+
+def test_a_slow_potential_is_not_left_to_single_structures(crystals):
+    batching = Batching()
+    measure(batching, crystals, Timed(lambda n: 3.0))
+    assert batching.size == 4
 
 
 def test_the_measurement_stays_within_memory(crystals):

@@ -64,6 +64,7 @@ def test_configuration_is_shown_quickly_without_heavy_imports(tmp_path):
         (["loop.label.min_distance_scale=2"], ["loop.label.min_distance_scale = 2.0: must be in [0, 1)"]),
         (["campaign=a/b"], ["campaign = 'a/b'", "one folder"]),
         (["compute.cpu.workers=-2"], ["workers = -2"]),
+        (["compute.gpu.device=cuda:first"], ["'cuda:first'", "cpu, cuda, cuda:N"]),
         (["tracker.mode=shout"], ["'shout'", "offline"]),
         (["system.elements=[Li,P,Sx]"], ["Sx"]),
         (["model.checkpoint="], ["model.checkpoint"]),

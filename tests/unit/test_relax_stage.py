@@ -217,6 +217,10 @@ def test_only_what_was_relaxed_to_the_end_is_known_early(begin, is_converged):
             r"coarse\.stop_known is set, but loop\.relax\.coarse\.max_steps = 0 leaves no coarse part",
         ),
         ({"max_steps": 5, "model": {"checkpoint": "x"}}, r"loop\.relax\.coarse\.model must name its component"),
+        (
+            {"max_steps": 5, "model": {"_target_": "chemloop.model.chgnet.CHGNetForceField", "python": "/opt/python"}},
+            r"loop\.relax\.coarse\.model\.python = /opt/python: .* set model\.python",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from chemloop.compute import HandedBack
-from chemloop.compute.local import LocalCompute
+from chemloop.compute import HandedBack, local
+from chemloop.compute.local import LocalCompute, LocalResource
 from chemloop.config import load
 from chemloop.runtime import submit, worker
 from chemloop.runtime.campaign import Campaign
@@ -93,6 +94,17 @@ def test_item_whose_workers_always_die_is_given_up(stage):
     toy = stage("ok", "die", "ok")
     toy.ensure()
     assert "ended 3 times without a result" in toy.failures()[0]["reason"]
+
+
+@pytest.mark.parametrize(("device", "workers", "n_processes"), [("cpu", 0, 3), ("cuda", 0, 1), ("cuda:0", 2, 2)])
+def test_a_gpu_has_one_worker_unless_asked_for_more(stage, monkeypatch, device, workers, n_processes):
+    monkeypatch.setattr(local, "n_cores", lambda: 3)
+    toy = stage("ok", "ok", "ok")
+    toy.settings = replace(
+        toy.settings, compute=replace(toy.settings.compute, cpu=LocalResource(workers=workers, device=device))
+    )
+    toy.ensure()
+    assert len([*(toy.folder / "jobs").glob("*.json")]) == n_processes
 
 
 class InlinePool:
