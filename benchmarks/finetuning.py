@@ -16,11 +16,12 @@ base and the result, and saves states to continue from.
 
 Errors are those after the last epoch, of the averaged weights where there are such. What differs still:
 
-- the order of frames; DeePMD-kit draws batches of one number of atoms at random, so an epoch is one in the mean;
+- the order of frames; DeePMD-kit draws batches of one number of atoms at random, so an epoch is one in the mean, and
+  has more steps than ours where batches are not full;
 - ours fits the virial per atom of each frame, theirs but DeePMD-kit's the stress at the mean volume per atom;
 - states: CHGNet's and MatterSim's trainers write one or more after each epoch, MACE's is told to (it would go back to
-  the epoch of the lowest loss otherwise), DeePMD-kit's writes one at the end, SevenNet's none; ours one every 30 s and
-  at the end;
+  the epoch of the lowest loss otherwise), DeePMD-kit's writes one at the end, SevenNet's none; ours one at the end, and
+  after an epoch where 30 s have passed since the last one;
 - validation, at the end of each epoch: SevenNet's trainer computes predictions and no errors, DeePMD-kit's errors of as
   many batches as hold all frames, drawn at random; ours and the others errors of all frames.
 """
@@ -45,7 +46,7 @@ from benchmarks.trainers import AVERAGED, CLIPS, TRAINERS, train_own
 from chemloop.physics.structures import read_structures, write_structures
 
 SCRATCH = (*FROM_SCRATCH, "sevennet")
-"""7net-0 has nothing to learn from frames that it has labelled, and takes half a second for one on a CPU."""
+"""7net-0 has nothing to learn from the default frames, which it has labelled."""
 LAST = "ChemLoop, last epoch"
 
 

@@ -62,6 +62,12 @@ def train_chgnet(task: Task) -> Trained:
     return clock.trained(task, errors(task.valid, CHGNetCalculator(trainer.model, use_device="cpu")))
 
 
+def tensor_mse(predicted: Any, labels: Any) -> Any:
+    """Mean square over the nine components of tensors, given the six of each, three shears last."""
+    squares = (predicted - labels).reshape(-1, 6) ** 2
+    return (squares[:, :3].sum() + 2 * squares[:, 3:].sum()) / (9 * len(squares))
+
+
 def train_sevennet(task: Task) -> Trained:
     """sevenn.train.trainer.Trainer"""
     import sevenn
@@ -87,16 +93,10 @@ def train_sevennet(task: Task) -> Trained:
             )  # fmt: skip
             loaders[name] = DataLoader(data, batch_size=task.recipe.batch_size, shuffle=name == "train")
         criterion = torch.nn.MSELoss()
-
-        def mean_of_tensor(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            """Their six components as nine, of which the shears are there twice."""
-            squares = (predicted - labels).reshape(-1, 6) ** 2
-            return (squares[:, :3].sum() + 2 * squares[:, 3:].sum()) / (9 * len(squares))
-
         losses = [
             (PerAtomEnergyLoss(criterion=criterion), energy),
             (ForceLoss(criterion=criterion), force),
-            (StressLoss(criterion=mean_of_tensor), virial * (task.volume_per_atom / 1602.1766208) ** 2),
+            (StressLoss(criterion=tensor_mse), virial * (task.volume_per_atom / 1602.1766208) ** 2),
         ]
         trainer = Trainer(model, losses, torch.optim.Adam, {"lr": task.recipe.learning_rate}, device="cpu")
         for _ in range(task.recipe.epochs):

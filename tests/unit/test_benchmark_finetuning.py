@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 
 from benchmarks.finetuning import LAST, Comparison, compare, same_for_both, started, summary
 from benchmarks.fits import Task, Trained
 from benchmarks.inputs import MODELS, in_process
-from benchmarks.trainers import CLIPS, n_batches, train_own
+from benchmarks.trainers import AVERAGED, CLIPS, n_batches, tensor_mse, train_own
 from chemloop.physics.structures import set_results, write_structures
 
 OPTIONS = argparse.Namespace(epochs=2, batch_size=4, learning_rate=None, prefactors=None, n_frames=None, n_valid=4)
@@ -57,6 +58,13 @@ def test_batches_of_deepmd_kit_are_of_one_number_of_atoms() -> None:
     assert n_batches(5 * [bulk("Li")] + [bulk("LiS", "zincblende", a=4.5)], 4) == 3
 
 
+def test_stress_of_sevennet_counts_all_nine_components() -> None:
+    tensors = torch.randn(2, 4, 3, 3)
+    tensors = tensors + tensors.transpose(-1, -2)
+    six = tensors[..., [0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0]].reshape(2, -1)
+    torch.testing.assert_close(tensor_mse(*six), torch.nn.functional.mse_loss(*tensors))
+
+
 def fits_of(model: str, folder: Path) -> tuple[set, list[dict[str, float]]]:
     """What the optimizers of two fits had in their groups, and the errors of each; the fits differ in their seeds."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -84,6 +92,29 @@ def test_own_trainer_has_our_optimizer_and_follows_its_seed(model: str, tmp_path
     seen, (first, second) = in_process(fits_of, model, tmp_path)
     assert seen == {(False, 1e-8, (0.9, 0.999), 0.0)}
     assert first != second
+
+
+def fits_that_worsen(model: str, folder: Path) -> list[dict[str, float]]:
+    """Errors after two and three epochs of the same fit, at a rate so high that errors grow."""
+    force_field, recipe = started(model, [], seed=0)
+    options = argparse.Namespace(**vars(OPTIONS) | {"learning_rate": 0.5})
+    recipe = same_for_both(model, recipe, False, options, 0.25)
+    force_field.load("cpu", "float32").save(folder / "base.pt")
+    start = dataclasses.replace(force_field, checkpoint=str(folder / "base.pt"))
+    errors = []
+    for epochs in (2, 3):
+        own = folder / f"own-{epochs}"
+        own.mkdir()
+        made = frames(16)
+        task = Task(start, made[4:], made[:4], dataclasses.replace(recipe, epochs=epochs), own, 0)
+        errors.append(train_own(model, task).errors)
+    return errors
+
+
+@pytest.mark.parametrize("model", AVERAGED)
+def test_errors_are_those_of_the_last_epoch_where_an_earlier_one_was_better(model: str, tmp_path: Path) -> None:
+    two, three = in_process(fits_that_worsen, model, tmp_path)
+    assert two["force_rmse_mev_per_ang"] < three["force_rmse_mev_per_ang"]
 
 
 def test_too_few_frames_to_validate_with_so_many(tmp_path: Path) -> None:
