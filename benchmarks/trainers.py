@@ -1,127 +1,30 @@
 """The backends' own trainers with the settings of one recipe; each returns its times and errors on the valid frames.
 
-Residuals of stresses are brought to those of the virial per atom with the mean volume per atom. Docstrings are names.
+Errors are those of the weights after the last epoch, of their moving average where the trainer has one. Residuals of
+stresses are brought to those of the virial per atom with the mean volume per atom. Docstrings are names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
-from ase.io import write
 from ase.units import GPa
+
+from benchmarks.fits import Clock, Task, Trained, errors, write_frames
 
 AVERAGED = ("mace", "mattersim")
 """Their trainers validate and keep averaged weights."""
-
-
-class Task(NamedTuple):
-    """start: the force field to start from, its checkpoint a path; folder: empty, to write to."""
-
-    start: Any
-    train: list[Atoms]
-    valid: list[Atoms]
-    recipe: Any
-    folder: Path
-
-    @property
-    def prefactors(self) -> tuple[float, float, float]:
-        """Of energy, force and virial."""
-        recipe = self.recipe
-        return recipe.energy_prefactor[0], recipe.force_prefactor[0], recipe.stress_prefactor[0]
-
-    @property
-    def volume_per_atom(self) -> float:
-        """A^3; the root of the mean square over the training frames."""
-        return float(np.sqrt(np.mean([(atoms.cell.volume / len(atoms)) ** 2 for atoms in self.train])))
-
-
-class Trained(NamedTuple):
-    """seconds: wall time of the trainer's whole call
-    step_s, step_cpu_s: wall and CPU seconds of a step and all that happens until the next, after the first epoch
-    frames_per_step: on average
-    errors: on the valid frames
-    """
-
-    seconds: float
-    step_s: float
-    step_cpu_s: float
-    frames_per_step: float
-    errors: dict[str, float]
-
-
-class Clock:
-    """Times of one training; torch tells it of every step of an optimizer."""
-
-    def __init__(self, epochs: int):
-        self.epochs = epochs
-        self.steps: list[tuple[float, float]] = []
-
-    def __enter__(self) -> Clock:
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        self.hook = register_optimizer_step_post_hook(self._note)
-        self.begin = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.end = time.perf_counter()
-        self.hook.remove()
-
-    def _note(self, *_: Any) -> None:
-        self.steps.append((time.perf_counter(), time.process_time()))
-
-    def trained(self, task: Task, errors: dict[str, float], frames_per_step: float | None = None) -> Trained:
-        """frames_per_step: where batches are not those of the recipe"""
-        per_epoch = len(self.steps) // self.epochs
-        (begin, cpu_begin), (end, cpu_end) = self.steps[per_epoch - 1], self.steps[-1]
-        n_steps = len(self.steps) - per_epoch
-        n_frames = min(len(task.train), per_epoch * int(task.recipe.batch_size))
-        return Trained(
-            self.end - self.begin,
-            (end - begin) / n_steps,
-            (cpu_end - cpu_begin) / n_steps,
-            frames_per_step or n_frames / per_epoch,
-            errors,
-        )
-
-
-def errors(valid: list[Atoms], calculator: Calculator) -> dict[str, float]:
-    """The measures of `chemloop.training.evaluation.errors`, by the backend's own ASE calculator."""
-    residuals: dict[str, list[np.ndarray]] = {"energy": [], "force": [], "stress": []}
-    for frame in valid:
-        atoms = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell.array, pbc=True)
-        atoms.calc = calculator
-        residuals["energy"].append(
-            np.atleast_1d((atoms.get_potential_energy() - frame.info["label_energy"]) / len(atoms))
-        )
-        residuals["force"].append((atoms.get_forces() - frame.arrays["label_forces"]).ravel())
-        residuals["stress"].append((atoms.get_stress(voigt=False) - frame.info["label_stress"]).ravel())
-    units = {"energy": "mev_per_atom", "force": "mev_per_ang", "stress": "mev_per_ang3"}
-    return {
-        f"{channel}_rmse_{units[channel]}": float(1000 * np.sqrt(np.mean(np.concatenate(values) ** 2)))
-        for channel, values in residuals.items()
-    }
-
-
-def write_frames(path: Path, frames: list[Atoms], prefix: str) -> None:
-    """Extxyz with keys PREFIXenergy, PREFIXforces, PREFIXstress."""
-    plain = []
-    for frame in frames:
-        atoms = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell.array, pbc=True)
-        atoms.info[f"{prefix}energy"] = frame.info["label_energy"]
-        atoms.info[f"{prefix}stress"] = np.asarray(frame.info["label_stress"]).reshape(9)
-        atoms.arrays[f"{prefix}forces"] = frame.arrays["label_forces"]
-        plain.append(atoms)
-    write(path, plain, format="extxyz")
+CLIPS = {"chgnet": 0.0, "sevennet": 0.0, "mace": 10.0, "mattersim": 1.0, "dpa3": 5.0}
+"""Largest norm of the gradient, 0: unlimited. CHGNet's and SevenNet's trainers know no limit, MatterSim's no other than
+1 (`Potential.train_one_epoch`); 10 is the default of `mace_run_train`, 5 that of deepmd-kit's examples for DPA-3."""
 
 
 def train_chgnet(task: Task) -> Trained:
@@ -153,9 +56,16 @@ def train_chgnet(task: Task) -> Trained:
             energy_loss_ratio=energy, force_loss_ratio=force,
             stress_loss_ratio=virial * (task.volume_per_atom * GPa) ** 2, scheduler="ExponentialLR",
             scheduler_params={"gamma": 1.0}, epochs=task.recipe.epochs, use_device="cpu", print_freq=10**6,
+            torch_seed=task.seed,
         )  # fmt: skip
         trainer.train(loader(task.train), loader(task.valid), save_dir=str(task.folder), train_composition_model=True)
     return clock.trained(task, errors(task.valid, CHGNetCalculator(trainer.model, use_device="cpu")))
+
+
+def tensor_mse(predicted: Any, labels: Any) -> Any:
+    """Mean square over the nine components of tensors, given the six of each, three shears last."""
+    squares = (predicted - labels).reshape(-1, 6) ** 2
+    return (squares[:, :3].sum() + 2 * squares[:, 3:].sum()) / (9 * len(squares))
 
 
 def train_sevennet(task: Task) -> Trained:
@@ -186,7 +96,7 @@ def train_sevennet(task: Task) -> Trained:
         losses = [
             (PerAtomEnergyLoss(criterion=criterion), energy),
             (ForceLoss(criterion=criterion), force),
-            (StressLoss(criterion=criterion), virial * (task.volume_per_atom / 1602.1766208) ** 2),
+            (StressLoss(criterion=tensor_mse), virial * (task.volume_per_atom / 1602.1766208) ** 2),
         ]
         trainer = Trainer(model, losses, torch.optim.Adam, {"lr": task.recipe.learning_rate}, device="cpu")
         for _ in range(task.recipe.epochs):
@@ -223,10 +133,12 @@ def train_mace(task: Task) -> Trained:
         "max_num_epochs": recipe.epochs, "eval_interval": 1, "lr": recipe.learning_rate, "weight_decay": 0.0,
         "scheduler": "ExponentialLR", "lr_scheduler_gamma": 1.0, "clip_grad": recipe.gradient_clip,
         "ema_decay": recipe.ema_decay, "loss": "stress", "energy_weight": energy, "forces_weight": force,
-        "stress_weight": virial * task.volume_per_atom**2, "compute_stress": True, "plot": False, "seed": 0,
+        "stress_weight": virial * task.volume_per_atom**2, "compute_stress": True, "plot": False, "seed": task.seed,
     }  # fmt: skip
     arguments = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
-    parsed = tools.build_default_arg_parser().parse_args([*arguments, "--ema"])
+    # of the states that it keeps it takes the last one: without all of them that of the lowest loss
+    parsed = tools.build_default_arg_parser().parse_args([*arguments, "--ema", "--save_all_checkpoints"])
+    parsed.amsgrad = False  # its default, which no flag turns off
     with Clock(recipe.epochs) as clock:
         run(parsed)
     torch.set_default_dtype(torch.float32)
@@ -248,7 +160,13 @@ def train_mattersim(task: Task) -> Trained:
             path, device="cpu", load_training_state=False, lr=task.recipe.learning_rate, step_size=10**6, gamma=1.0
         )
 
+    def weighted(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """With the energy's prefactor, for which it has no argument, so that its limit is of the same gradient."""
+        return energy * torch.nn.functional.mse_loss(predicted, labels)
+
     potential = potential_of(task.start.checkpoint)
+    for group in potential.optimizer.param_groups:
+        group["eps"] = 1e-8  # as the others; its own is 1e-7
     cutoffs = {
         "cutoff": potential.model.model_args["cutoff"],
         "threebody_cutoff": potential.model.model_args["threebody_cutoff"],
@@ -264,12 +182,12 @@ def train_mattersim(task: Task) -> Trained:
 
     with Clock(task.recipe.epochs) as clock:
         potential.train_model(
-            loader(task.train, True), loader(task.valid, False), loss=torch.nn.MSELoss(), include_forces=True,
+            loader(task.train, True), loader(task.valid, False), loss=weighted, include_forces=True,
             include_stresses=True, force_loss_ratio=force / energy,
             stress_loss_ratio=virial / energy * (task.volume_per_atom * GPa) ** 2, epochs=task.recipe.epochs,
             early_stop_patience=10**6, save_checkpoint=True, save_path=str(task.folder), ckpt_interval=10**6,
         )  # fmt: skip
-    trained = potential_of(str(task.folder / "best_model.pth"))
+    trained = potential_of(str(task.folder / "last_model.pth"))
     return clock.trained(task, errors(task.valid, MatterSimCalculator(trained, device="cpu")))
 
 
@@ -304,11 +222,10 @@ def train_dpa3(task: Task) -> Trained:
         folders = sorted(str(path) for path in (task.folder / name).iterdir())
         return {"systems": folders, "batch_size": task.recipe.batch_size}
 
-    # a batch is of one number of atoms; where these have few frames, batches are smaller
-    sizes = Counter(len(atoms) for atoms in task.train).values()
-    batch_size = task.recipe.batch_size
-    frames_per_step = sum(n / len(task.train) * n / -(-n // batch_size) for n in sizes)
-    n_steps = round(task.recipe.epochs * len(task.train) / frames_per_step)
+    n_steps_per_epoch = n_batches(task.train, task.recipe.batch_size)
+    n_steps = task.recipe.epochs * n_steps_per_epoch
+    # it validates with batches drawn at random: with as many per epoch as hold all frames
+    n_valid = n_batches(task.valid, task.recipe.batch_size)
     rate = task.recipe.learning_rate
     loss: dict[str, Any] = {"type": "ener", "intensive_ener_virial": True}
     for key, prefactor in (("e", energy), ("f", force), ("v", virial)):
@@ -318,8 +235,9 @@ def train_dpa3(task: Task) -> Trained:
         "learning_rate": {"type": "exp", "start_lr": rate, "stop_lr": rate * 0.999, "decay_steps": n_steps},
         "loss": loss,
         "training": {
-            "training_data": data("train"), "validation_data": data("valid"), "numb_steps": n_steps, "seed": 0,
-            "gradient_max_norm": task.recipe.gradient_clip, "save_freq": n_steps, "disp_freq": max(1, n_steps // 20),
+            "training_data": data("train"), "validation_data": data("valid") | {"numb_btch": n_valid},
+            "numb_steps": n_steps, "seed": task.seed, "gradient_max_norm": task.recipe.gradient_clip,
+            "save_freq": n_steps, "disp_freq": n_steps_per_epoch,
         },
     }  # fmt: skip
     (task.folder / "input.json").write_text(json.dumps(settings))
@@ -330,7 +248,17 @@ def train_dpa3(task: Task) -> Trained:
             skip_neighbor_stat=True,
         )  # fmt: skip
     env.CUSTOM_OP_USE_JIT = False  # train has set it, the calculator cannot compile what it brings
-    return clock.trained(task, errors(task.valid, DP(str(task.folder / "model.ckpt.pt"))), frames_per_step)
+    return clock.trained(
+        task, errors(task.valid, DP(str(task.folder / "model.ckpt.pt"))), len(task.train) / n_steps_per_epoch
+    )
+
+
+def n_batches(frames: list[Atoms], batch_size: int) -> int:
+    """In deepmd-kit's epoch; they are of one number of atoms, and those of few frames are not full.
+
+    It draws a number of atoms in proportion to its batches, so the mean batch has len(frames) / n_batches frames.
+    """
+    return sum(math.ceil(n / batch_size) for n in Counter(len(atoms) for atoms in frames).values())
 
 
 TRAINERS: dict[str, Callable[[Task], Trained]] = {
@@ -340,3 +268,14 @@ TRAINERS: dict[str, Callable[[Task], Trained]] = {
     "mattersim": train_mattersim,
     "dpa3": train_dpa3,
 }
+
+
+def train_own(model: str, task: Task) -> Trained:
+    """The fit of the backend's own trainer.
+
+    SevenNet's and MatterSim's trainers take no seed, and draw from torch's generator as it is.
+    """
+    from lightning.pytorch import seed_everything
+
+    seed_everything(task.seed)
+    return TRAINERS[model](task)
