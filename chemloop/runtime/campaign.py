@@ -25,7 +25,7 @@ campaigns are made of."""
 FREE_KEYS = (
     *("compute", "tracker", "workflow", "options.compute", "options.tracker", "options.workflow"),
     *("outputs", "label_cache", "label_cache_gb", "system.downloads", "generator.downloads", "loop.max_iterations"),
-    *("model.python", "generator.python", "labeler.python"),
+    *("model.python", "generator.python", "labeler.python", "loop.relax.coarse.model.python", "generator.device"),
     *("labeler.executable", "labeler.n_cores", "labeler.timeout_min", "labeler.poll_s", "labeler.max_corrections"),
     *("labeler.n_ranks", "labeler.mpi", "labeler.datasets"),
 )

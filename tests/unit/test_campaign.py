@@ -32,10 +32,11 @@ def test_begin_is_repeatable_and_lists_changed_keys(tmp_path):
 
 def test_settings_that_do_not_change_results_may_change(tmp_path):
     campaign = Campaign(tmp_path / "c")
-    campaign.begin(CONFIG)
+    campaign.begin(CONFIG | {"generator": {"device": "cuda"}})
     longer = copy.deepcopy(CONFIG)
     longer["loop"]["max_iterations"] = 5
     longer["compute"] = {"cluster": "slurm"}
+    longer["generator"] = {"device": "cpu"}
     campaign.begin(longer)
     assert campaign.config() == longer
 
