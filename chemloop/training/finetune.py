@@ -96,6 +96,8 @@ def finetune(
     module = FineTuning(potential, weights, batches, valid, recipe, baseline, workdir / "curves.jsonl", consolidation)
     states = workdir / f"states-{_fingerprint(potential, [*kept, *general.replayed], recipe, seed)}"
     train(module, recipe, workdir, states, device, progress)
+    # without lines where it stopped in its first epoch, and never those of another training
+    module.curves.write()
 
     metrics = {
         "n_frames_fitted": float(len(train_frames)),
