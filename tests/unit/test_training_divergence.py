@@ -14,6 +14,7 @@ from chemloop.stages.curve_point import PREDICTIONS, RANKING, Point, base_item, 
 from chemloop.stages.curve_pool import Sweep, write_arrays
 from chemloop.stages.finetune import CURVES, predictions
 from chemloop.stages.stage import BASE, METRICS
+from chemloop.training.finetune import finetune
 from chemloop.training.recipe import Recipe
 from chemloop.workflow.learning_curve import SHARED, LearningCurve
 from tests.toy_potential import RECIPE, PairForceField, labelled
@@ -58,3 +59,11 @@ def test_a_worker_whose_fit_diverges_in_its_first_epoch_ends_the_item_with_the_b
     metrics = read_json(item.folder / METRICS)
     assert metrics["kept_base"] == 1 and metrics["n_epochs"] == 0
     assert (item.folder / CURVES).read_text() == ""
+
+
+def test_two_processes_keep_the_last_good_weights(tmp_path, caplog):
+    first = replace(RECIPE, epochs=2, schedule="constant", save_every_steps=1000, early_stopping_patience=0)
+    recipe = replace(first, swa_epochs=3, swa_learning_rate=1e30, gradient_clip=0.0, batch_size=2, devices=2)
+    fit = finetune(PairForceField(), labelled(), recipe, tmp_path, seed=0)
+    assert "the loss was nan in epoch 3" in caplog.text
+    assert not fit.kept_base and fit.metrics["finetune/best_epoch"] == 1
