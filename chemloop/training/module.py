@@ -35,12 +35,18 @@ class Baseline(NamedTuple):
     shifts: eV per atom of each element, fitted on the training frames
     before: RMSE of energy (eV/atom), force (eV/A) and stress (eV/A^3) without these shifts
     shifted, shifted_mae: RMSE and mean absolute errors with them
+    is_random: it has random weights
     """
 
     shifts: dict[int, float]
     before: dict[str, float]
     shifted: dict[str, float]
     shifted_mae: dict[str, float]
+    is_random: bool
+
+    def is_worse_than(self, after: dict[str, float], channels: Sequence[str]) -> bool:
+        """Whether weights of these RMSEs are worth keeping, see `is_better`."""
+        return is_better(channels, self.before, self.shifted, after, self.is_random)
 
 
 class FineTuning(LightningModule):
@@ -53,7 +59,7 @@ class FineTuning(LightningModule):
 
     The validation score is the mean over the trained channels of the mean absolute error in units of that of the
     shifted base, so 1 before the first step. (In RMSE the few frames with the largest forces would choose the epoch.)
-    Only weights with which the RMSE of every trained channel is below that of the base as it was can be best.
+    Only weights that `checks.is_better` finds better than the base, by RMSE, can be best.
     In the phase of stochastic weight averaging it is the equal average over its epochs that is validated.
     """
 
@@ -157,8 +163,7 @@ class FineTuning(LightningModule):
             predictions = predict(self.valid, self.potential, self._batch_size())
             valid = rmse(self.valid, predictions)
             score = self._score(mae(self.valid, predictions))
-            is_allowed = is_better(self.recipe.channels, self.baseline.before, self.baseline.shifted, valid)
-            if is_allowed and score < self.best["score"]:
+            if self.baseline.is_worse_than(valid, self.recipe.channels) and score < self.best["score"]:
                 weights = {key: value.detach().clone() for key, value in self.potential.state_dict().items()}
                 self.best = {"score": score, "epoch": self.current_epoch, "weights": weights}
         if self.plateau is not None and not is_averaging:
