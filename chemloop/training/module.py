@@ -26,7 +26,7 @@ from chemloop.training.schedule import Schedule
 
 
 class TrainingDiverged(ChemLoopError):
-    """The loss is not a finite number."""
+    """The loss, or its gradient, is not a finite number."""
 
 
 class Baseline(NamedTuple):
@@ -132,18 +132,31 @@ class FineTuning(LightningModule):
         if self.consolidation is not None:
             losses["ewc"] = self.consolidation(self.weights)
             loss = loss + losses["ewc"]
-        self._check_finite(loss, frames)
+        self._check_finite("loss", loss, frames)
         self.curves.add_step({"loss": float(loss)} | {key: float(value) for key, value in losses.items()})
         return loss
 
-    def _check_finite(self, loss: torch.Tensor, frames: Sequence[Atoms]) -> None:
-        is_finite = bool(torch.isfinite(loss))
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient by its norm, which is checked before any weight moves: a finite loss may have none."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
+        # the scaler of 16-mixed leaves out steps that are not finite, and finds its scale by them
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            # the gradient is a mean over all processes
+            shares = range(self.batches.n_shares)
+            frames = [atoms for share in shares for atoms in self.batches.at(self.global_step, share)]
+            self._check_finite("gradient", norm, frames)
+
+    def _check_finite(self, what: str, number: torch.Tensor, frames: Sequence[Atoms]) -> None:
+        is_finite = bool(torch.isfinite(number))
         if self.trainer.world_size > 1:
             # all processes must stop, or the others would wait for this one
             is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
         if not is_finite:
             raise TrainingDiverged(
-                f"the loss was {float(loss)} in epoch {self.current_epoch + 1}, step {self.global_step}, on frames"
+                f"the {what} was {float(number)} in epoch {self.current_epoch + 1}, step {self.global_step}, on frames"
                 f" {', '.join(name(atoms) for atoms in frames)}: look at these, lower training.learning_rate or"
                 " training.max_force"
             )

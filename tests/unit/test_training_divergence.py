@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import numpy as np
+import torch
+from ase import Atoms
 
 from chemloop.physics.structures import write_structures
 from chemloop.runtime.disk import read_json, write_json
@@ -17,7 +19,7 @@ from chemloop.stages.stage import BASE, METRICS
 from chemloop.training.finetune import finetune
 from chemloop.training.recipe import Recipe
 from chemloop.workflow.learning_curve import SHARED, LearningCurve
-from tests.toy_potential import RECIPE, PairForceField, labelled
+from tests.toy_potential import RECIPE, PairForceField, PairPotential, labelled, predictions_of
 
 
 def planned_point(tmp_path, recipe: Recipe, n_train: int = 12) -> Item:
@@ -67,3 +69,38 @@ def test_two_processes_keep_the_last_good_weights(tmp_path, caplog):
     fit = finetune(PairForceField(), labelled(), recipe, tmp_path, seed=0)
     assert "the loss was nan in epoch 3" in caplog.text
     assert not fit.kept_base and fit.metrics["finetune/best_epoch"] == 1
+
+
+class Brittle(PairPotential):
+    """Its derivative by the weights, and nothing else, is no number for the frame named."""
+
+    is_broken = False
+
+    def collate(self, structures):
+        self.is_broken = self.training and any(atoms.info.get("id") == "i00-r2/f1" for atoms in structures)
+        return super().collate(structures)
+
+    def forward(self, batch):
+        prediction = super().forward(batch)
+        if not self.is_broken:
+            return prediction
+        return prediction._replace(energies=prediction.energies + torch.sqrt(self.width - self.width))
+
+
+class BrittleForceField(PairForceField):
+    def load(self, device="cpu", dtype="float32"):
+        potential = super().load(device, dtype)
+        potential.__class__ = Brittle
+        return potential
+
+
+def test_a_gradient_that_is_not_finite_names_its_batch_and_moves_no_weight(tmp_path, caplog):
+    frames: list[Atoms] = labelled()
+    for gradient_clip in (0.0, 10.0):
+        caplog.clear()
+        workdir = tmp_path / str(gradient_clip)
+        recipe = replace(RECIPE, epochs=1, gradient_clip=gradient_clip, save_every_steps=1)
+        fit = finetune(BrittleForceField(), frames, recipe, workdir, seed=0)
+        (message,) = [record.message for record in caplog.records if "training stopped" in record.message]
+        assert "the gradient was nan in epoch 1" in message and "i00-r2/f1" in message
+        assert fit.kept_base and np.isfinite(predictions_of(fit, frames)).all()
