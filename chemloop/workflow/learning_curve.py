@@ -41,7 +41,8 @@ class LearningCurve:
     """One command trains one model at each n_train x selection x seed; those of other models add to the same sweep.
 
     pool: name of a campaign, or an extxyz file with label_energy, label_forces, label_stress and energy_frame; null:
-        the only campaign in the outputs that has labelled frames
+        the only campaign in the outputs that has labelled frames. Frames of a file are of one structure where `parent`,
+        or what precedes a slash in `id`, says so; where no frame has either, those of one formula count as one
     n_train: training frames, a number or a list; null: a quarter, a half, and all of the frames that may train
     selections: entropy (a smaller training set is part of every larger one), random (as well)
     seeds: each trains anew, and draws another random training set

@@ -92,6 +92,10 @@ def test_frames_without_parents_are_grouped_by_formula(tmp_path):
     assert {atoms.info["parent"] for atoms in named} == {"LiS"}
     with pytest.raises(StructureError, match=r"come from 1 structure \(LiS\).*info\['parent'\]"):
         split_by_parent(named, 0.2, 0)
+    flat = [labelled(0), labelled(1)]
+    for number, atoms in enumerate(flat):
+        atoms.info["id"] = f"frame{number}"
+    assert {atoms.info["parent"] for atoms in identified(flat, tmp_path / "mine.extxyz")} == {"LiS"}
 
 
 def test_pool_of_a_campaign_is_what_its_finished_stages_labelled(tmp_path):
