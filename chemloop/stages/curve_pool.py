@@ -196,7 +196,8 @@ def check_pool(frames: Sequence[Atoms], source: Path) -> None:
             more = f" and {len(without) - N_LISTED} more" if len(without) > N_LISTED else ""
             raise StructureError(
                 f"{len(without)} of {len(frames)} frames of the pool {source} have no {key}"
-                f" ({', '.join(without[:N_LISTED])}{more}); each needs {', '.join(needed)}"
+                f" ({', '.join(without[:N_LISTED])}{more}); each needs {', '.join(needed)}: a learning curve measures"
+                " the errors of energies, forces and stresses, also of what its training leaves out"
             )
     levels = sorted({atoms.info["energy_frame"] for atoms in frames})
     if len(levels) > 1:
