@@ -15,6 +15,12 @@ LOSSES = ("per_atom", "deepmd")
 STARTS = ("base", "previous")
 FOLLOWED = ("learning_rate", "step")
 AUTO = "auto"
+# Lightning's, which would refuse others only at the first training; importing it takes seconds
+ACCELERATORS = (AUTO, "cpu", "cuda", "gpu", "mps", "tpu")
+PRECISIONS = (
+    "32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "transformer-engine",
+    "transformer-engine-float16", "32", "64", "16", "bf16",
+)  # fmt: skip
 CHANNELS = ("energy", "force", "stress")
 PREFACTORS = tuple(f"{channel}_prefactor" for channel in CHANNELS)
 
@@ -126,6 +132,8 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("start_from", STARTS),
             ("prefactors_follow", FOLLOWED),
+            ("accelerator", ACCELERATORS),
+            ("precision", PRECISIONS),
         ):
             self._require(key, getattr(self, key) in allowed, f"must be one of {', '.join(allowed)}")
         is_size = isinstance(self.batch_size, int) and self.batch_size >= 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from omegaconf import OmegaConf
 
 from chemloop.config import build, prefer_command_line
 from chemloop.runtime.errors import ConfigError
-from chemloop.training.recipe import Recipe
+from chemloop.training.recipe import ACCELERATORS, PRECISIONS, Recipe
 from chemloop.training.schedule import Schedule
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,6 +43,8 @@ CONF = Path(__file__).parents[2] / "conf"
         ({"ewc_strength": 1.0}, "training.ewc_strength = 1.0: needs structures"),
         ({"replay": "package:general", "replay_fraction": 1.0}, "replay_fraction = 1.0: must be 0 .* below 1"),
         ({"max_minutes": 0.0}, "training.max_minutes = 0.0: must be null or above 0"),
+        ({"precision": "half"}, "training.precision = half: must be one of 32-true, .*bf16-mixed"),
+        ({"accelerator": "quantum"}, "training.accelerator = quantum: must be one of auto, cpu, cuda, gpu"),
         ({"energy_prefactor": [1.0]}, "training.energy_prefactor = .1.0.: must be two numbers"),
         (dict.fromkeys(["energy_prefactor", "force_prefactor", "stress_prefactor"], [0.0, 0.0]), "must be above 0"),
     ],
@@ -49,6 +52,15 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_bad_recipe(values, message):
     with pytest.raises(ConfigError, match=message):
         Recipe(**values)
+
+
+def test_accelerators_and_precisions_are_lightnings():
+    from lightning.fabric.plugins.precision import precision
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    assert set(ACCELERATORS) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
+    names, short_names = get_args(precision._PRECISION_INPUT_STR), get_args(precision._PRECISION_INPUT_STR_ALIAS)
+    assert set(PRECISIONS) == {*names, *short_names}
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "training").glob("*.yaml")), ids=str)
