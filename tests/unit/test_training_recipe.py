@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from chemloop.config import build, prefer_command_line
+from chemloop.model.dpa3_checkpoint import import_deepmd
 from chemloop.runtime.errors import ConfigError
 from chemloop.training.recipe import ACCELERATORS, PRECISIONS, Recipe
 from chemloop.training.schedule import Schedule
@@ -78,8 +79,19 @@ def test_exponential_schedule_is_deepmd_kits():
         assert schedule.learning_rate(step) == pytest.approx(1e-3 * rate ** (step // 2000))
     smooth = Schedule(replace(recipe, decay_steps=0), 400)
     assert smooth.learning_rate(10000) == pytest.approx((1e-3 * 3e-5) ** 0.5)
-    too_long = Schedule(replace(recipe, decay_steps=10**6), 400)
-    assert too_long.learning_rate(19999) < 4e-5
+
+
+@pytest.mark.parametrize("n_steps", [90, 1009, 1010, 20000])
+@pytest.mark.parametrize("decay_steps", [40, 20000])
+def test_exponential_rates_are_those_of_deepmd_kits_own_class(n_steps, decay_steps):
+    import_deepmd()
+    from deepmd.dpmodel.utils.learning_rate import LearningRateExp
+
+    recipe = Recipe(epochs=1, schedule="exponential", learning_rate=1e-3, stop_learning_rate=3e-5)
+    ours = Schedule(replace(recipe, decay_steps=decay_steps), n_steps)
+    theirs = LearningRateExp(start_lr=1e-3, stop_lr=3e-5, num_steps=n_steps, decay_steps=decay_steps)
+    for step in (0, 1, 39, 40, 89, n_steps // 2, n_steps - 1):
+        assert ours.learning_rate(step) == pytest.approx(float(theirs.value(step)), rel=1e-9)
 
 
 def test_other_schedules():
