@@ -60,7 +60,8 @@ class Recipe:
     n_fisher: replayed structures with which the diagonal Fisher information F is estimated
     train_only: beginnings of weight names; others stay as they are; empty: all weights train
     max_minutes: training stops after the epoch in which this has passed; null: no limit
-    save_every_steps: steps between two states that a killed training continues from; every epoch's end is one too
+    save_every_steps: steps between two states that a killed training continues from; an epoch that ends long
+        enough (states.SAVE_INTERVAL_S) after the last one leaves one too
     untrained: values of other keys that hold instead where the model began with random weights
     accelerator, devices, strategy, precision: of Lightning's Trainer; accelerator auto follows the device asked for,
         strategy auto starts processes of its own where devices is above 1
