@@ -91,11 +91,12 @@ class FineTuning(LightningModule):
         self.consolidation = consolidation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.recipe.optimizer]
+        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        is_amsgrad = self.recipe.optimizer == "amsgrad"
         # a fused step takes a quarter of the time; Lightning does not clip gradients of mixed precision before one
         is_fused = "mixed" not in self.recipe.precision
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
-        optimizer = kind(self.weights, lr=rate, weight_decay=decay, fused=is_fused)
+        optimizer = kind(self.weights, lr=rate, weight_decay=decay, amsgrad=is_amsgrad, fused=is_fused)
         if self.recipe.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 optimizer, factor=self.recipe.decay_factor, patience=self.recipe.decay_epochs, threshold=0

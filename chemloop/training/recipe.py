@@ -10,7 +10,7 @@ from chemloop.runtime.errors import ConfigError
 SCHEDULES = ("constant", "exponential", "step", "cosine", "plateau")
 HOLD_OUTS = ("frame", "parent")
 CRITERIA = ("mse", "huber")
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "amsgrad")
 LOSSES = ("per_atom", "deepmd")
 STARTS = ("base", "previous")
 FOLLOWED = ("learning_rate", "step")
@@ -32,6 +32,7 @@ class Recipe:
     start_from: base continues from the checkpoint of the model's YAML, previous from that of the iteration before
     epochs: passes over the training frames
     batch_size: structures, a last, smaller batch is trained too; auto: so many that a batch has 32 atoms on average
+    optimizer: adam | adamw | amsgrad (Adam, with the largest second moment so far)
     learning_rate, stop_learning_rate: first and last one; the last one counts for exponential and cosine
     schedule: constant | exponential (from first to last, in plateaus of decay_steps; 0: at every step) | cosine
         | step (times decay_factor every decay_epochs)
