@@ -125,7 +125,9 @@ class Point:
         sweep, task = sweep_of(item), item.task
         base = base_item(sweep, task["name"])
         record = read_json(base.folder / BASE)
-        model: ForceField = replace(component(task, "model"), checkpoint=record["checkpoint"])
+        is_random = record["checkpoint"] is None
+        described = {**task, "model": reseeded(task["model"], task["index"])} if is_random else task
+        model: ForceField = replace(component(described, "model"), checkpoint=record["checkpoint"])
         with np.load(ranking_item(sweep, task["selection"], task["index"]).folder / RANKING) as arrays:
             chosen, entropies = arrays["indices"][: task["n_train"]], arrays["entropies"]
         pool, test = sweep.frames("train"), sweep.frames("test")
@@ -137,12 +139,14 @@ class Point:
         wall_s = clock.stop()
         with np.load(base.folder / PREDICTIONS) as arrays:
             before = dict(arrays)
+        if described != task:
+            before = predictions(test, model, task["device"])
         after = before
         if fit.checkpoint != record["checkpoint"]:
             after = predictions(test, replace(model, checkpoint=fit.checkpoint), task["device"])  # type: ignore[type-var]  # every ForceField is a dataclass
         fitted = {key.removeprefix("finetune/"): value for key, value in fit.metrics.items()}
         metrics = fitted | errors_on(test, after) | {
-            **{f"base_{key}": value for key, value in record["errors"].items()},
+            **{f"base_{key}": value for key, value in errors_on(test, before).items()},
             "n_train": len(train),
             "n_test": len(test),
             "kept_base": float(fit.kept_base),
@@ -157,6 +161,14 @@ class Point:
             outputs.append(str(Path(fit.checkpoint).relative_to(item.folder)))
         tidy(item.folder)
         return outputs
+
+
+def reseeded(node: dict[str, Any], index: int) -> dict[str, Any]:
+    """A model's description with other random weights for each seed of a sweep, those that it names for seed 0."""
+    architecture = node.get("architecture") or {}
+    if "seed" not in architecture:
+        return node
+    return {**node, "architecture": {**architecture, "seed": architecture["seed"] + index}}
 
 
 def component(task: dict[str, Any], group: str) -> Any:

@@ -167,12 +167,15 @@ def read_pool(source: Path) -> list[Atoms]:
 
 
 def identified(frames: Sequence[Atoms], source: Path) -> list[Atoms]:
-    """Copies with an id and a parent; where the file knows none, frames of one formula count as one structure's."""
+    """Copies with an id and a parent; where the file knows no parents, neither by `parent` nor by ids `parent/frame`,
+    frames of one formula count as one structure's.
+    """
+    knows_parents = any("parent" in atoms.info or "/" in str(atoms.info.get("id", "")) for atoms in frames)
     named = []
     for number, atoms in enumerate(frames):
         atoms = atoms.copy()
-        if "id" in atoms.info:
-            atoms.info.setdefault("parent", atoms.info["id"].partition("/")[0])
+        if knows_parents and "id" in atoms.info:
+            atoms.info.setdefault("parent", str(atoms.info["id"]).partition("/")[0])
         atoms.info.setdefault("id", f"{source.stem}-{number:06d}")
         atoms.info.setdefault("parent", atoms.get_chemical_formula())
         named.append(atoms)
@@ -193,7 +196,8 @@ def check_pool(frames: Sequence[Atoms], source: Path) -> None:
             more = f" and {len(without) - N_LISTED} more" if len(without) > N_LISTED else ""
             raise StructureError(
                 f"{len(without)} of {len(frames)} frames of the pool {source} have no {key}"
-                f" ({', '.join(without[:N_LISTED])}{more}); each needs {', '.join(needed)}"
+                f" ({', '.join(without[:N_LISTED])}{more}); each needs {', '.join(needed)}: a learning curve measures"
+                " the errors of energies, forces and stresses, also of what its training leaves out"
             )
     levels = sorted({atoms.info["energy_frame"] for atoms in frames})
     if len(levels) > 1:

@@ -57,13 +57,20 @@ def check_same(structures: Sequence[Atoms], one: Potential, other: Potential, wh
 
 
 def is_better(
-    channels: Sequence[str], before: dict[str, float], shifted: dict[str, float], after: dict[str, float]
+    channels: Sequence[str],
+    before: dict[str, float],
+    shifted: dict[str, float],
+    after: dict[str, float],
+    is_random: bool = False,
 ) -> bool:
     """Whether fitted weights are worth keeping, by validation RMSEs in the channels trained: on average lower than
-    those of the base with shifted energies, and in no channel more than a little above the base's own.
+    those of the base with shifted energies (mean ratio below NEEDED), and in no channel more than TOLERATED times the
+    base's own.
 
     Some dozens of frames are a small sample: one of three channels may be a little higher where the others gain much.
+    is_random: the base has random weights, which say nothing; that they predict stresses near 0, where small ones are,
+        is no merit to be kept, so the mean alone decides
     """
     ratios = [(after[channel] + ROUNDING) / (shifted[channel] + ROUNDING) for channel in channels]
-    is_kept = all(after[channel] <= TOLERATED * before[channel] for channel in channels)
+    is_kept = is_random or all(after[channel] <= TOLERATED * before[channel] for channel in channels)
     return is_kept and float(np.mean(ratios)) < NEEDED

@@ -50,8 +50,10 @@ def fisher_information(
 ) -> list[torch.Tensor]:
     """The diagonal Fisher information: the mean over frames of the squared gradient of the loss of one frame.
 
-    The loss is that of the recipe with its last prefactors. A base that is asked about its own labels has neither loss
-    nor gradient: give frames `with_noise`, for which this estimates the true, not the empirical information.
+    The loss is that of the recipe with its last prefactors. What is returned is divided by the largest of them, so that
+    the penalty grows as the loss does where all grow alike, and ewc_strength means the same for all recipes. A base
+    that is asked about its own labels has neither loss nor gradient: give frames `with_noise`, for which this estimates
+    the true, not the empirical information.
     Source: arXiv:2506.15223 (one structure at a time, squared gradient of the whole loss); arXiv:1905.12558
     """
     was_training = potential.training
@@ -69,7 +71,8 @@ def fisher_information(
                 if gradient is not None:
                     total += gradient.detach() ** 2 / len(frames)
     potential.train(was_training)
-    return information
+    largest = max(recipe.last_prefactors.values()) or 1.0
+    return [total / largest for total in information]
 
 
 def with_noise(frames: Sequence[Atoms], seed: int) -> list[Atoms]:

@@ -148,10 +148,16 @@ def split(frames: Sequence[Atoms], valid_fraction: float, valid_by: str) -> tupl
     """Train and valid frames; valid_by: `frame` or `parent`, what is held out as a whole.
 
     Frames are held out by a hash of their ids, so what was held out stays held out while a training set grows.
-    Raises: StructureError when too few frames or structures are left for one of the two
+    Raises: StructureError when too few frames or structures are left for one of the two, or frames have no id
     """
     if valid_by == "parent":
         return split_by_parent(frames, valid_fraction)
+    without = [name(atoms) for atoms in frames if "id" not in atoms.info]
+    if without:
+        raise StructureError(
+            f"{len(without)} of {len(frames)} frames have no id ({listed(without)}), by which training.valid_by=frame"
+            ' holds some out: give each its own in info["id"]'
+        )
     order = sorted(frames, key=lambda atoms: hashlib.sha256(str(atoms.info["id"]).encode()).digest())
     is_held = [_hash_fraction(atoms) < valid_fraction for atoms in order]
     valid = [atoms for atoms, held in zip(order, is_held, strict=True) if held] or order[:1]

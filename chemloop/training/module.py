@@ -26,7 +26,7 @@ from chemloop.training.schedule import Schedule
 
 
 class TrainingDiverged(ChemLoopError):
-    """The loss is not a finite number."""
+    """The loss, or its gradient, is not a finite number."""
 
 
 class Baseline(NamedTuple):
@@ -35,12 +35,18 @@ class Baseline(NamedTuple):
     shifts: eV per atom of each element, fitted on the training frames
     before: RMSE of energy (eV/atom), force (eV/A) and stress (eV/A^3) without these shifts
     shifted, shifted_mae: RMSE and mean absolute errors with them
+    is_random: it has random weights
     """
 
     shifts: dict[int, float]
     before: dict[str, float]
     shifted: dict[str, float]
     shifted_mae: dict[str, float]
+    is_random: bool
+
+    def is_worse_than(self, after: dict[str, float], channels: Sequence[str]) -> bool:
+        """Whether weights of these RMSEs are worth keeping, see `is_better`."""
+        return is_better(channels, self.before, self.shifted, after, self.is_random)
 
 
 class FineTuning(LightningModule):
@@ -53,7 +59,7 @@ class FineTuning(LightningModule):
 
     The validation score is the mean over the trained channels of the mean absolute error in units of that of the
     shifted base, so 1 before the first step. (In RMSE the few frames with the largest forces would choose the epoch.)
-    Only weights with which the RMSE of every trained channel is below that of the base as it was can be best.
+    Only weights that `checks.is_better` finds better than the base, by RMSE, can be best.
     In the phase of stochastic weight averaging it is the equal average over its epochs that is validated.
     """
 
@@ -85,11 +91,12 @@ class FineTuning(LightningModule):
         self.consolidation = consolidation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.recipe.optimizer]
+        kind = torch.optim.AdamW if self.recipe.optimizer == "adamw" else torch.optim.Adam
+        is_amsgrad = self.recipe.optimizer == "amsgrad"
         # a fused step takes a quarter of the time; Lightning does not clip gradients of mixed precision before one
         is_fused = "mixed" not in self.recipe.precision
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
-        optimizer = kind(self.weights, lr=rate, weight_decay=decay, fused=is_fused)
+        optimizer = kind(self.weights, lr=rate, weight_decay=decay, amsgrad=is_amsgrad, fused=is_fused)
         if self.recipe.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 optimizer, factor=self.recipe.decay_factor, patience=self.recipe.decay_epochs, threshold=0
@@ -126,18 +133,31 @@ class FineTuning(LightningModule):
         if self.consolidation is not None:
             losses["ewc"] = self.consolidation(self.weights)
             loss = loss + losses["ewc"]
-        self._check_finite(loss, frames)
+        self._check_finite("loss", loss, frames)
         self.curves.add_step({"loss": float(loss)} | {key: float(value) for key, value in losses.items()})
         return loss
 
-    def _check_finite(self, loss: torch.Tensor, frames: Sequence[Atoms]) -> None:
-        is_finite = bool(torch.isfinite(loss))
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient by its norm, which is checked before any weight moves: a finite loss may have none."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
+        # the scaler of 16-mixed leaves out steps that are not finite, and finds its scale by them
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            # the gradient is a mean over all processes
+            shares = range(self.batches.n_shares)
+            frames = [atoms for share in shares for atoms in self.batches.at(self.global_step, share)]
+            self._check_finite("gradient", norm, frames)
+
+    def _check_finite(self, what: str, number: torch.Tensor, frames: Sequence[Atoms]) -> None:
+        is_finite = bool(torch.isfinite(number))
         if self.trainer.world_size > 1:
             # all processes must stop, or the others would wait for this one
             is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
         if not is_finite:
             raise TrainingDiverged(
-                f"the loss was {float(loss)} in epoch {self.current_epoch + 1}, step {self.global_step}, on frames"
+                f"the {what} was {float(number)} in epoch {self.current_epoch + 1}, step {self.global_step}, on frames"
                 f" {', '.join(name(atoms) for atoms in frames)}: look at these, lower training.learning_rate or"
                 " training.max_force"
             )
@@ -157,8 +177,7 @@ class FineTuning(LightningModule):
             predictions = predict(self.valid, self.potential, self._batch_size())
             valid = rmse(self.valid, predictions)
             score = self._score(mae(self.valid, predictions))
-            is_allowed = is_better(self.recipe.channels, self.baseline.before, self.baseline.shifted, valid)
-            if is_allowed and score < self.best["score"]:
+            if self.baseline.is_worse_than(valid, self.recipe.channels) and score < self.best["score"]:
                 weights = {key: value.detach().clone() for key, value in self.potential.state_dict().items()}
                 self.best = {"score": score, "epoch": self.current_epoch, "weights": weights}
         if self.plateau is not None and not is_averaging:

@@ -10,11 +10,17 @@ from chemloop.runtime.errors import ConfigError
 SCHEDULES = ("constant", "exponential", "step", "cosine", "plateau")
 HOLD_OUTS = ("frame", "parent")
 CRITERIA = ("mse", "huber")
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "amsgrad")
 LOSSES = ("per_atom", "deepmd")
 STARTS = ("base", "previous")
 FOLLOWED = ("learning_rate", "step")
 AUTO = "auto"
+# Lightning's, which would refuse others only at the first training; importing it takes seconds
+ACCELERATORS = (AUTO, "cpu", "cuda", "gpu", "mps", "tpu")
+PRECISIONS = (
+    "32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "transformer-engine",
+    "transformer-engine-float16", "32", "64", "16", "bf16",
+)  # fmt: skip
 CHANNELS = ("energy", "force", "stress")
 PREFACTORS = tuple(f"{channel}_prefactor" for channel in CHANNELS)
 
@@ -26,6 +32,7 @@ class Recipe:
     start_from: base continues from the checkpoint of the model's YAML, previous from that of the iteration before
     epochs: passes over the training frames
     batch_size: structures, a last, smaller batch is trained too; auto: so many that a batch has 32 atoms on average
+    optimizer: adam | adamw | amsgrad (Adam, with the largest second moment so far)
     learning_rate, stop_learning_rate: first and last one; the last one counts for exponential and cosine
     schedule: constant | exponential (from first to last, in plateaus of decay_steps; 0: at every step) | cosine
         | step (times decay_factor every decay_epochs)
@@ -54,7 +61,8 @@ class Recipe:
     n_fisher: replayed structures with which the diagonal Fisher information F is estimated
     train_only: beginnings of weight names; others stay as they are; empty: all weights train
     max_minutes: training stops after the epoch in which this has passed; null: no limit
-    save_every_steps: steps between two states that a killed training continues from; every epoch's end is one too
+    save_every_steps: steps between two states that a killed training continues from; an epoch that ends long
+        enough (states.SAVE_INTERVAL_S) after the last one leaves one too
     untrained: values of other keys that hold instead where the model began with random weights
     accelerator, devices, strategy, precision: of Lightning's Trainer; accelerator auto follows the device asked for,
         strategy auto starts processes of its own where devices is above 1
@@ -126,6 +134,8 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("start_from", STARTS),
             ("prefactors_follow", FOLLOWED),
+            ("accelerator", ACCELERATORS),
+            ("precision", PRECISIONS),
         ):
             self._require(key, getattr(self, key) in allowed, f"must be one of {', '.join(allowed)}")
         is_size = isinstance(self.batch_size, int) and self.batch_size >= 1

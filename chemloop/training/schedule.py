@@ -30,8 +30,8 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """At a step, the first being 0; for `plateau`, which depends on the validation score, the first one.
 
-        The exponential schedule is DeePMD-kit's: a plateau longer than the whole training would never decay, it is
-        replaced by n_steps // 100 + 1 steps.
+        The exponential schedule is DeePMD-kit's: a plateau as long as the whole training would never decay, it is
+        replaced by 100 steps, or n_steps // 100 + 1 where n_steps is below 1010.
         Source: deepmd.dpmodel.utils.learning_rate.LearningRateExp
         """
         recipe, first, last = self.recipe, self.recipe.learning_rate, self.recipe.stop_learning_rate
@@ -43,7 +43,8 @@ class Schedule:
         if recipe.schedule == "cosine":
             return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
         if recipe.schedule == "exponential":
-            plateau = recipe.decay_steps if recipe.decay_steps < self.n_steps else self.n_steps // 100 + 1
+            shorter = 100 if self.n_steps // 10 > 100 else self.n_steps // 100 + 1
+            plateau = recipe.decay_steps if recipe.decay_steps < self.n_steps else shorter
             held = step // plateau * plateau if plateau else step
             return first * (last / first) ** (held / self.n_steps)
         return first

@@ -58,6 +58,9 @@ def newest_intact(folder: Path) -> Path | None:
 class SaveStates(Checkpoint):
     """Saves the training every so many steps, at the end of an epoch where some time has passed since, and at the
     very end; the newest two states stay.
+
+    With several processes a state is also the only way in which the one that started them learns of better weights,
+    so an epoch that brings some ends with one.
     """
 
     def __init__(self, folder: Path, every_steps: int):
@@ -76,11 +79,12 @@ class SaveStates(Checkpoint):
         if self._is_due(trainer) and batch_idx + 1 < trainer.num_training_batches:
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         has_time_passed = time.monotonic() - self.saved_at > SAVE_INTERVAL_S
+        has_better_weights = trainer.world_size > 1 and module.best["epoch"] == trainer.current_epoch
         # all processes take part in saving, so all must decide alike
-        has_time_passed = trainer.strategy.reduce_boolean_decision(has_time_passed, all=False)
-        if self._is_due(trainer) or has_time_passed or self._is_last(trainer):
+        is_wanted = trainer.strategy.reduce_boolean_decision(has_time_passed or has_better_weights, all=False)
+        if self._is_due(trainer) or is_wanted or self._is_last(trainer):
             self._save(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:

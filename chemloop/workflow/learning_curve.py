@@ -41,10 +41,11 @@ class LearningCurve:
     """One command trains one model at each n_train x selection x seed; those of other models add to the same sweep.
 
     pool: name of a campaign, or an extxyz file with label_energy, label_forces, label_stress and energy_frame; null:
-        the only campaign in the outputs that has labelled frames
+        the only campaign in the outputs that has labelled frames. Frames of a file are of one structure where `parent`,
+        or what precedes a slash in `id`, says so; where no frame has either, those of one formula count as one
     n_train: training frames, a number or a list; null: a quarter, a half, and all of the frames that may train
     selections: entropy (a smaller training set is part of every larger one), random (as well)
-    seeds: each trains anew, and draws another random training set
+    seeds: each trains anew, from other weights where these are random, and draws another random training set
     test_fraction, split_seed: of the frames, whole structures, on which every model is tested and none trained
     max_force: eV/A, frames with a larger label force are left out of the pool
     pooling, mode, n_neighbors, cutoff (A), bandwidth (1/A): of the entropy selection, as in selector=entropy

@@ -92,6 +92,10 @@ def test_frames_without_parents_are_grouped_by_formula(tmp_path):
     assert {atoms.info["parent"] for atoms in named} == {"LiS"}
     with pytest.raises(StructureError, match=r"come from 1 structure \(LiS\).*info\['parent'\]"):
         split_by_parent(named, 0.2, 0)
+    flat = [labelled(0), labelled(1)]
+    for number, atoms in enumerate(flat):
+        atoms.info["id"] = f"frame{number}"
+    assert {atoms.info["parent"] for atoms in identified(flat, tmp_path / "mine.extxyz")} == {"LiS"}
 
 
 def test_pool_of_a_campaign_is_what_its_finished_stages_labelled(tmp_path):
@@ -356,7 +360,7 @@ def test_pools_that_cannot_be_learned(tmp_path):
     for key, where in (("label_stress", "info"), ("label_forces", "arrays"), ("energy_frame", "info")):
         frames = frames_of()
         del getattr(frames[5], where)[key]
-        with pytest.raises(StructureError, match=rf"1 of 24 frames of the pool .* have no {key} \(i00-0001/f11\)"):
+        with pytest.raises(StructureError, match=rf"1 of 24 .* have no {key} \(i00-0001/f11\).*: a .*curve measures"):
             check_pool(frames, source)
     with pytest.raises(EnergyFrameError, match=r"labelled at 2 levels of theory \(dft, teacher-x-1\)"):
         check_pool([*frames_of(), labelled(99, "dft", "other")], source)

@@ -48,6 +48,10 @@ def test_split_by_frame_holds_out_the_same_frames_while_the_set_grows():
     assert {atoms.info["id"] for atoms in split(frames[:30], 0.3, "frame")[1]} <= held
     with pytest.raises(StructureError, match="1 frames cannot be split"):
         split(frames[:1], 0.3, "frame")
+    nameless = [atoms.copy() for atoms in frames]
+    del nameless[0].info["id"], nameless[7].info["id"]
+    with pytest.raises(StructureError, match=r'2 of 60 frames have no id .*valid_by=frame.*info\["id"\]'):
+        split(nameless, 0.3, "frame")
     assert split(frames, 0.2, "parent") == split_by_parent(frames, 0.2)
 
 

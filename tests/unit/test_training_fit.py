@@ -15,6 +15,7 @@ from chemloop.training.batches import Batches
 from chemloop.training.checks import FitCheckFailed
 from chemloop.training.evaluation import errors, predict
 from chemloop.training.finetune import finetune
+from chemloop.training.states import HashedCheckpointIO, newest_intact
 from tests.morse import MorseForceField
 from tests.toy_potential import RECIPE, PairForceField, labelled, predictions_of
 
@@ -142,6 +143,15 @@ def test_equal_average_is_the_mean():
     with average.applied():
         assert float(weight.detach()) == pytest.approx(3.0)
     assert float(weight.detach()) == 6.0
+
+
+def test_amsgrad_keeps_the_largest_second_moments(tmp_path):
+    for optimizer, is_kept in (("amsgrad", True), ("adam", False)):
+        finetune(PairForceField(), labelled(), replace(RECIPE, epochs=1, optimizer=optimizer), tmp_path / optimizer, 0)
+        state = newest_intact(next((tmp_path / optimizer).glob("states-*")))
+        assert state is not None
+        (saved,) = HashedCheckpointIO().load_checkpoint(state)["optimizer_states"]
+        assert ("max_exp_avg_sq" in saved["state"][0]) == is_kept
 
 
 def test_mixed_precision(tmp_path):

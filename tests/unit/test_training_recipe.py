@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from omegaconf import OmegaConf
 
 from chemloop.config import build, prefer_command_line
+from chemloop.model.dpa3_checkpoint import import_deepmd
 from chemloop.runtime.errors import ConfigError
-from chemloop.training.recipe import Recipe
+from chemloop.training.recipe import ACCELERATORS, PRECISIONS, Recipe
 from chemloop.training.schedule import Schedule
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,6 +44,8 @@ CONF = Path(__file__).parents[2] / "conf"
         ({"ewc_strength": 1.0}, "training.ewc_strength = 1.0: needs structures"),
         ({"replay": "package:general", "replay_fraction": 1.0}, "replay_fraction = 1.0: must be 0 .* below 1"),
         ({"max_minutes": 0.0}, "training.max_minutes = 0.0: must be null or above 0"),
+        ({"precision": "half"}, "training.precision = half: must be one of 32-true, .*bf16-mixed"),
+        ({"accelerator": "quantum"}, "training.accelerator = quantum: must be one of auto, cpu, cuda, gpu"),
         ({"energy_prefactor": [1.0]}, "training.energy_prefactor = .1.0.: must be two numbers"),
         (dict.fromkeys(["energy_prefactor", "force_prefactor", "stress_prefactor"], [0.0, 0.0]), "must be above 0"),
     ],
@@ -49,6 +53,15 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_bad_recipe(values, message):
     with pytest.raises(ConfigError, match=message):
         Recipe(**values)
+
+
+def test_accelerators_and_precisions_are_lightnings():
+    from lightning.fabric.plugins.precision import precision
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    assert set(ACCELERATORS) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
+    names, short_names = get_args(precision._PRECISION_INPUT_STR), get_args(precision._PRECISION_INPUT_STR_ALIAS)
+    assert set(PRECISIONS) == {*names, *short_names}
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "training").glob("*.yaml")), ids=str)
@@ -66,8 +79,19 @@ def test_exponential_schedule_is_deepmd_kits():
         assert schedule.learning_rate(step) == pytest.approx(1e-3 * rate ** (step // 2000))
     smooth = Schedule(replace(recipe, decay_steps=0), 400)
     assert smooth.learning_rate(10000) == pytest.approx((1e-3 * 3e-5) ** 0.5)
-    too_long = Schedule(replace(recipe, decay_steps=10**6), 400)
-    assert too_long.learning_rate(19999) < 4e-5
+
+
+@pytest.mark.parametrize("n_steps", [90, 1009, 1010, 20000])
+@pytest.mark.parametrize("decay_steps", [40, 20000])
+def test_exponential_rates_are_those_of_deepmd_kits_own_class(n_steps, decay_steps):
+    import_deepmd()
+    from deepmd.dpmodel.utils.learning_rate import LearningRateExp
+
+    recipe = Recipe(epochs=1, schedule="exponential", learning_rate=1e-3, stop_learning_rate=3e-5)
+    ours = Schedule(replace(recipe, decay_steps=decay_steps), n_steps)
+    theirs = LearningRateExp(start_lr=1e-3, stop_lr=3e-5, num_steps=n_steps, decay_steps=decay_steps)
+    for step in (0, 1, 39, 40, 89, n_steps // 2, n_steps - 1):
+        assert ours.learning_rate(step) == pytest.approx(float(theirs.value(step)), rel=1e-9)
 
 
 def test_other_schedules():

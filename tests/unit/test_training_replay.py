@@ -101,7 +101,19 @@ def test_fisher_information_of_a_line():
     gradient = (energies[0] - energies[1]) / (2 * step)
     noisy = [atoms for seed in range(400) for atoms in with_noise(base, seed)]
     found = float(fisher_information(potential, weights, noisy, recipe)[0])
-    assert found == pytest.approx((3 * 2 * 0.02 * gradient) ** 2, rel=0.25)
+    assert found == pytest.approx((3 * 2 * 0.02 * gradient) ** 2 / 3, rel=0.25)
+
+
+def test_the_penalty_keeps_its_share_of_a_loss_whose_prefactors_all_grow():
+    potential = PairForceField().load(dtype="float64")
+    weights = choose_weights(potential, [])
+    frames = with_noise(label_by(potential, labelled(1, 1), 1), 0)
+    keys = ("energy_prefactor", "force_prefactor", "stress_prefactor")
+    one = fisher_information(potential, weights, frames, replace(RECIPE, **dict.fromkeys(keys, [1.0, 1.0])))
+    ten = fisher_information(potential, weights, frames, replace(RECIPE, **dict.fromkeys(keys, [1.0, 10.0])))
+    for small, large in zip(one, ten, strict=True):
+        assert torch.allclose(large, 10 * small)
+    assert sum(float(information.sum()) for information in one) > 0
 
 
 def test_fisher_information_and_penalty_are_sevennets():
