@@ -174,11 +174,13 @@ def test_a_base_without_conditions_gets_both(crystals, tmp_path):
         generator.generate(1, ELEMENTS, {}, 0, tmp_path)
     # new layers add nothing before they have learned
     losses = []
-    for network in (package.build(config), base.network("cpu")):
+    dataset = package.dataset_of(*learnable(crystals))
+    plain, extended = package.build(config), base.network("cpu")
+    package.fit_scalers(extended, dataset, CONDITIONS)  # mean and spread are whatever is in memory before, even NaN
+    for network in (plain, extended):
         package.set_weights(network, base.weights, CONDITIONS)
         network.train()
         torch.manual_seed(0)
-        dataset = package.dataset_of(*learnable(crystals))
         losses.append(float(network.calc_loss(_collated(dataset))[0]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     folder = Path(generator.finetune(crystals, tmp_path, 0))
