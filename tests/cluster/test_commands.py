@@ -1,5 +1,6 @@
 """compute=slurm, status and cancel as a person types them, on a real SLURM."""
 
+import re
 import subprocess
 import sys
 import time
@@ -96,10 +97,11 @@ def test_status_reads_and_cancel_ends_only_one_campaign(tmp_path, compose_slurm)
     assert time.monotonic() - begin < 20, "this takes less than a second on an idle machine"
     line = next(line for line in shown.stdout.splitlines() if " screen " in line)
     assert line.split()[:6] == ["1", "screen", "3", "-", "2", "1"], shown.stdout + shown.stderr
-    assert "2 running (limit in " in line
+    # the job whose item has failed may still be there
+    assert re.search(r" [23] running \(limit in ", line), line
     assert "failed: it was told to fail (log: " in shown.stdout and "items/0000/log.out" in shown.stdout
     cancelled = chemloop(tmp_path / "outputs", "campaign=one", "workflow=cancel")
-    assert "campaign one: 2 jobs cancelled" in cancelled.stdout, cancelled.stderr
+    assert re.search("campaign one: [23] jobs cancelled", cancelled.stdout), cancelled.stderr
     assert drivers[0].wait() != 0
     assert "cancelled by workflow=cancel; run the same command again" in drivers[0].communicate()[1].decode()
     assert not [job for job in alive(one) if job.state != "COMPLETING"]
