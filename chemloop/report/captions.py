@@ -72,10 +72,11 @@ def cards(data: ReportData) -> list[Card]:
         found.append(Card("Entropy", f"{entropies[-1]:.2f} nats", note))
     for channel, unit, shown in (("energy", "mev_per_atom", "meV/atom"), ("force", "mev_per_ang", "meV/Å")):
         numbers, after = data.series(curves.error_key(channel, "after", unit))
-        before = dict(zip(*data.series(curves.error_key(channel, "before", unit)), strict=True))
-        if after and numbers[-1] in before:
-            value = f"{before[numbers[-1]]:.0f} → {after[-1]:.0f} {shown}"
-            found.append(Card(f"{channel.capitalize()} RMSE", value, f"test set of iteration {numbers[-1]}"))
+        base = dict(zip(*data.series(curves.error_key(channel, "base", unit)), strict=True))
+        if after and numbers[-1] in base:
+            value = f"{base[numbers[-1]]:.0f} → {after[-1]:.0f} {shown}"
+            note = f"at the start, and now; test set of iteration {numbers[-1]}"
+            found.append(Card(f"{channel.capitalize()} RMSE", value, note))
     return found
 
 

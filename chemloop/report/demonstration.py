@@ -202,8 +202,10 @@ def iteration(number: int, above: np.ndarray, rng: np.random.Generator) -> Itera
         "curate/entropy_error_nats": 0.02,
         "curate/entropy_growth_nats_per_frame": 10.0 ** (-1.5 - 0.5 * number),
         "curate/n_train": 300.0 * (number + 1),
+        "finetune/test_energy_rmse_base_mev_per_atom": 68.0 + 4 * number,
         "finetune/test_energy_rmse_before_mev_per_atom": 60.0 * 0.8**number + 8,
         "finetune/test_energy_rmse_after_mev_per_atom": 30.0 * 0.75**number + 6,
+        "finetune/test_force_rmse_base_mev_per_ang": 300.0 + 10 * number,
         "finetune/test_force_rmse_before_mev_per_ang": 260.0 * 0.8**number + 40,
         "finetune/test_force_rmse_after_mev_per_ang": 140.0 * 0.75**number + 35,
     }

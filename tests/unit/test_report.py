@@ -44,6 +44,7 @@ def iteration(number: int) -> Iteration:
         "curate/n_train": 100.0 * (number + 1),
     }
     for channel, unit in (("energy", "mev_per_atom"), ("force", "mev_per_ang")):
+        metrics[f"finetune/test_{channel}_rmse_base_{unit}"] = 120.0
         metrics[f"finetune/test_{channel}_rmse_before_{unit}"] = 90.0
         metrics[f"finetune/test_{channel}_rmse_after_{unit}"] = 40.0
     if number == 0:
@@ -146,7 +147,7 @@ def test_curves_in_numbers(data, tmp_path):
         *(("0", "5.000", "0.020", "310"), ("1", "5.300", "0.020", "430"), ("2", "5.600", "0.020", "550"))
     ]
     assert made["training"].columns[1:3] == ("Training frames", "dH/dN, nats per frame")
-    assert made["training"].rows[2] == ("2", "300", "1.00e−03", "40.0", "40.0")
+    assert made["training"].rows[2] == ("2", "300", "1.00e−03", "120.0", "40.0", "120.0", "40.0")
     assert made["errors"].columns[1:3] == tuple(
         f"Energy RMSE (meV/atom) {when} fine-tuning" for when in ("before", "after")
     )
@@ -176,8 +177,8 @@ def test_headline_numbers(data, tmp_path):
         "Why it ended: loop.max_iterations = 2 reached.",
         "−12 meV/atom",
         "5.60 nats from 5.00 in iteration 0",
-        "90 → 40 meV/atom",
-        "90 → 40 meV/Å",
+        "120 → 40 meV/atom",
+        "120 → 40 meV/Å",
         "2 structures above 1 eV/atom not drawn.",
         "All 500 test values of iteration 2",
         "of 9,000 test values of iteration 2, a sample of 36,000, labelled by",

@@ -220,6 +220,19 @@ def test_entropy_beside_its_cap(data):
     assert card.note == "from 4.00 in iteration 0; at most 4.61"
 
 
+def test_headline_errors_are_those_of_the_start_and_of_now(data):
+    """Not those before and after the last fit, which are the same where there was nothing to learn."""
+    errors = {"base": 110.0, "before": 40.0, "after": 40.0}
+    metrics = {f"finetune/test_force_rmse_{when}_mev_per_ang": error for when, error in errors.items()}
+    data.iterations = [
+        Iteration(0, metrics | {"finetune/test_force_rmse_after_mev_per_ang": 60.0}),
+        Iteration(1, metrics),
+    ]
+    (card,) = [card for card in cards(data) if "RMSE" in card.title]
+    assert (card.title, card.value) == ("Force RMSE", "110 → 40 meV/Å")
+    assert card.note == "at the start, and now; test set of iteration 1"
+
+
 def test_hull_parity(data):
     parity = data.hull_parity
     assert parity is not None
