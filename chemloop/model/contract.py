@@ -30,6 +30,7 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from chemloop.physics.calculator import Results, evaluate
+from chemloop.physics.dynamics import simulate
 from chemloop.physics.structures import set_results
 from chemloop.runtime.errors import CheckpointError, ConfigError, ItemFailed
 
@@ -166,6 +167,25 @@ class Contract:
                 f"dE/d(strain)/V is {slope:.7f}, the stress says {expected:.7f} eV/A^3"
             )
             assert np.allclose(result.stress, result.stress.T, atol=1e-8), "stress is not symmetric"
+
+    def check_dynamics_conserves_energy(self, n_steps: int = 40, timesteps_fs: Sequence[float] = (0.5, 0.05)) -> None:
+        """Side by side, without a bath: kinetic energy gains what the forces' own energy loses, if steps are small."""
+        for timestep_fs in timesteps_fs:
+            share = self._drift(n_steps, timestep_fs)
+            if share < 5e-3:
+                return
+        raise AssertionError(f"in steps of {timestep_fs} fs the energy changes by {share:.2g} of what becomes kinetic")
+
+    def _drift(self, n_steps: int, timestep_fs: float) -> float:
+        """Change of the total energy over that of the kinetic energy, of the worse of two structures."""
+        structures = self.structures[:2]
+        path = simulate(structures, self.potential, n_steps, timestep_fs, 300.0, seed=1, friction_per_ps=0)
+        frames = [list(found.values()) for found in path]
+        if len(frames[-1]) < len(structures):
+            return np.inf
+        kinetic = np.array([[atoms.get_kinetic_energy() for atoms in found] for found in frames])
+        total = kinetic + np.array([[atoms.get_potential_energy() for atoms in found] for found in frames])
+        return float((np.ptp(total, axis=0) / np.maximum(np.ptp(kinetic, axis=0), 1e-9)).max())
 
     def check_translation(self) -> None:
         moved = [atoms.copy() for atoms in self.structures]

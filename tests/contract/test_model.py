@@ -154,10 +154,19 @@ class DirectedBonds(MorseBackend):
         return pairs._replace(vectors=pairs.vectors * torch.tensor([1.0, 1.0, 1.1], dtype=dtype))
 
 
+@dataclass(frozen=True)
+class Exploding(MorseBackend):
+    def predict(self, network, batch, is_training):
+        prediction = super().predict(network, batch, is_training)
+        return prediction._replace(forces=prediction.forces * 1e9)
+
+
 @pytest.mark.parametrize(
     ("backend", "name"),
     [
         (WrongForces, "check_forces_are_gradients"),
+        (WrongForces, "check_dynamics_conserves_energy"),
+        (Exploding, "check_dynamics_conserves_energy"),
         (StressInGPa, "check_stress_is_strain_derivative"),
         (EnergyPerAtom, "check_supercell"),
         (LeakingBatch, "check_batch_equals_one_by_one"),
