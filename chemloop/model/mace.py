@@ -138,8 +138,10 @@ class MACEForceField:
         Raises: WeightsUnavailable, CheckpointError
         """
         from chemloop.model.potential import NetworkPotential
+        from chemloop.model.tensor_products import split_inputs
 
         kind, config, network = self._network(dtype)
+        split_inputs(network)
         name = f"MACE {self.checkpoint or 'from scratch'}"
         backend = MACEBackend(name, config["r_max"], config["atomic_numbers"], kind, config)
         return NetworkPotential(network.to(device), backend)

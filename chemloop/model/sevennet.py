@@ -125,6 +125,7 @@ class SevenNetForceField:
         import torch
 
         from chemloop.model.potential import NetworkPotential
+        from chemloop.model.tensor_products import split_inputs
 
         precision = getattr(torch, dtype)
         if self.checkpoint is None:
@@ -132,6 +133,7 @@ class SevenNetForceField:
             network = network.to(precision)
         else:
             network, config = _read(*self._file(self.checkpoint), precision)
+        split_inputs(network)
         name = f"SevenNet {self.checkpoint or 'from scratch'}"
         backend = SevenNetBackend(name, config["cutoff"], config["_type_map"], config)
         return NetworkPotential(network.to(device), backend)
