@@ -12,9 +12,8 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 FAILURES = (ArithmeticError, ValueError, RuntimeError, ItemFailed)
 """What a structure out of bounds, or out of memory, makes backends and optimisers raise."""
-
-
 FAILED = "failed: "
+"""How the reason begins where one of the FAILURES was raised, other than for lack of memory."""
 
 
 class OutOfMemory(ItemFailed):
