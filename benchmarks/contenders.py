@@ -1,9 +1,8 @@
-"""The ways to relax that `benchmarks.relaxation` compares, each in a process of its own."""
+"""The ways to relax that `benchmarks.relaxation` compares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from ase import Atoms
@@ -21,23 +20,6 @@ class Outcome(NamedTuple):
 
 
 Relaxer = Callable[[Sequence[Atoms]], list[Outcome]]
-
-
-def serve(connection: Connection, kind: str, force_field: Any, fmax: float, max_steps: int, threads: int) -> None:
-    """Relax what comes until None comes, and answer with outcomes and CPU seconds; the first message says that this
-    process is loaded and warm."""
-    import time
-
-    import torch
-
-    torch.set_num_threads(threads)
-    relaxer = {"ase": ase_relaxer, "own": own_relaxer, "ours": our_relaxer}[kind](force_field, fmax, max_steps)
-    if kind != "ours":
-        relaxer(warm_up())
-    connection.send("ready")
-    while (structures := connection.recv()) is not None:
-        begin = time.process_time()
-        connection.send((relaxer(structures), time.process_time() - begin))
 
 
 def warm_up() -> list[Atoms]:
@@ -87,6 +69,7 @@ def ase_relaxer(force_field: Any, fmax: float, max_steps: int) -> Relaxer:
             outcomes.append(Outcome(_bare(atoms), optimizer.nsteps + 1, failure))
         return outcomes
 
+    relax_ase(warm_up())
     return relax_ase
 
 
@@ -95,10 +78,13 @@ def own_relaxer(force_field: Any, fmax: float, max_steps: int) -> Relaxer:
     calculator: Any = force_field.reference_calculator()
     name = type(calculator).__name__
     if name == "MatterSimCalculator":
-        return _batch_relaxer(calculator.potential, fmax, max_steps)
-    if name == "MACECalculator":
-        return _torchsim_relaxer(calculator.models[0], fmax, max_steps)
-    raise ValueError(f"{name} has no batched relaxation; there are {', '.join(BATCHED)}")
+        relaxer = _batch_relaxer(calculator.potential, fmax, max_steps)
+    elif name == "MACECalculator":
+        relaxer = _torchsim_relaxer(calculator.models[0], fmax, max_steps)
+    else:
+        raise ValueError(f"{name} has no batched relaxation; there are {', '.join(BATCHED)}")
+    relaxer(warm_up())
+    return relaxer
 
 
 def _batch_relaxer(potential: Any, fmax: float, max_steps: int) -> Relaxer:

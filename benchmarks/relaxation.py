@@ -11,93 +11,28 @@ at a time. Times are wall times of the relaxations, without imports and loading.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from benchmarks.contenders import BATCHED, Outcome, serve
+from benchmarks.contenders import BATCHED, Outcome, ase_relaxer, our_relaxer, own_relaxer
 from benchmarks.inputs import MODELS, in_process, random_crystals, sane_model
 from benchmarks.minima import compare_optimizers, compare_with_ase
-
-
-class Seconds(NamedTuple):
-    """wall: of the relaxations; cpu: of all processes together, which other work on the machine does not lengthen."""
-
-    wall: float
-    cpu: float
-
-
-class Worker(NamedTuple):
-    process: Any
-    connection: Connection
-
-
-def start(kind: str, force_field: Any, fmax: float, max_steps: int, threads: int) -> Worker:
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, kind, force_field, fmax, max_steps, threads), daemon=True)
-    process.start()
-    there.close()
-    return Worker(process, here)
-
-
-def stop(workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        worker.connection.send(None)
-        worker.process.join()
-
-
-def relax_all(workers: Sequence[Worker], structures: Sequence[Atoms], per_item: int) -> tuple[list[Outcome], Seconds]:
-    """Outcomes and times; items go to whichever worker is free, as in a campaign."""
-    items = [list(range(len(structures)))[first : first + per_item] for first in range(0, len(structures), per_item)]
-    outcomes: dict[int, Outcome] = {}
-    holds: dict[Connection, list[int]] = {}
-    begin, cpu = time.perf_counter(), 0.0
-    for worker in workers:
-        if items:
-            holds[worker.connection] = items.pop(0)
-            worker.connection.send([structures[index] for index in holds[worker.connection]])
-    while holds:
-        for connection in wait(list(holds)):
-            assert isinstance(connection, Connection)
-            found, seconds = connection.recv()
-            outcomes |= dict(zip(holds.pop(connection), found, strict=True))
-            cpu += seconds
-            if items:
-                holds[connection] = items.pop(0)
-                connection.send([structures[index] for index in holds[connection]])
-    return [outcomes[index] for index in range(len(structures))], Seconds(time.perf_counter() - begin, cpu)
+from benchmarks.turns import Contender, Seconds, take_turns
 
 
 def compare(model: str, force_field: Any, structures: Sequence[Atoms], options: argparse.Namespace) -> None:
-    kinds = {f"ASE, {n} thread{'s' * (n > 1)}": ("ase", 1, n) for n in options.ase_threads}
-    if model in BATCHED:
-        kinds[f"own batches ({BATCHED[model]})"] = ("own", 1, 1)
-    kinds[f"ChemLoop, {options.workers} processes"] = ("ours", options.workers, 1)
-    groups = {
-        name: [start(kind, force_field, options.fmax, options.max_steps, threads) for _ in range(n)]
-        for name, (kind, n, threads) in kinds.items()
+    settings = force_field, options.fmax, options.max_steps
+    contenders = {
+        f"ASE, {n} thread{'s' * (n > 1)}": Contender(ase_relaxer, settings, 1, n) for n in options.ase_threads
     }
-    for workers in groups.values():
-        for worker in workers:
-            worker.connection.recv()
-    seconds = dict.fromkeys(groups, Seconds(0.0, 0.0))
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in groups}
-    for part in np.array_split(np.arange(len(structures)), min(options.rounds, len(structures))):
-        chosen = [structures[index] for index in part]
-        for name, workers in groups.items():
-            per_item = options.per_item if len(workers) > 1 else len(chosen)
-            found, elapsed = relax_all(workers, chosen, per_item)
-            outcomes[name] += found
-            seconds[name] = Seconds(*map(sum, zip(seconds[name], elapsed, strict=True)))
-    for workers in groups.values():
-        stop(workers)
+    if model in BATCHED:
+        contenders[f"own batches ({BATCHED[model]})"] = Contender(own_relaxer, settings)
+    contenders[f"ChemLoop, {options.workers} processes"] = Contender(our_relaxer, settings, options.workers)
+    outcomes, seconds = take_turns(contenders, structures, options.rounds, options.per_item)
     print_table(model, outcomes, seconds, in_process(judge, force_field, outcomes, options.fmax))
 
 
