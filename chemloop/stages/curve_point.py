@@ -22,7 +22,7 @@ from chemloop.selector.entropy import MODES
 from chemloop.selector.random import RandomSelector
 from chemloop.stages.curve_pool import Sweep, write_arrays
 from chemloop.stages.finetune import CURVES, N_PARITY, UNITS, labels, predictions
-from chemloop.stages.stage import BASE, METRICS, load_or_begin_untrained
+from chemloop.stages.stage import BASE, METRICS, check_unchanged, checkpoint_hash, load_or_begin_untrained
 from chemloop.training.recipe import Recipe
 
 SELECTIONS = ("entropy", "random")
@@ -102,8 +102,8 @@ def growth(entropies: np.ndarray, n_frames: int) -> float:
 
 
 class Base:
-    """base.json: the checkpoint that a model begins with, a notice or null, its errors on the test frames;
-    predictions.npz: what it predicts for them."""
+    """base.json: the checkpoint that a model begins with, its SHA-256 if it is a file, a notice or null, its errors on
+    the test frames; predictions.npz: what it predicts for them."""
 
     def run(self, item: Item) -> Sequence[str]:
         task = item.task
@@ -111,7 +111,12 @@ class Base:
         test = sweep_of(item).frames("test")
         predicted = predictions(test, model, task["device"])
         write_arrays(item.folder / PREDICTIONS, **predicted)
-        record = {"checkpoint": model.checkpoint, "notice": notice, "errors": errors_on(test, predicted)}
+        record = {
+            "checkpoint": model.checkpoint,
+            "sha256": checkpoint_hash(model.checkpoint),
+            "notice": notice,
+            "errors": errors_on(test, predicted),
+        }
         write_json(item.folder / BASE, record)
         return [BASE, PREDICTIONS]
 
@@ -125,6 +130,7 @@ class Point:
         sweep, task = sweep_of(item), item.task
         base = base_item(sweep, task["name"])
         record = read_json(base.folder / BASE)
+        check_unchanged(record["checkpoint"], record)
         is_random = record["checkpoint"] is None
         described = {**task, "model": reseeded(task["model"], task["index"])} if is_random else task
         model: ForceField = replace(component(described, "model"), checkpoint=record["checkpoint"])

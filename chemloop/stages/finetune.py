@@ -65,25 +65,34 @@ class Finetune(Stage):
         return len(earlier) < 2 or n_train > len(read_json(earlier[0] / SPLIT)["train"])
 
     def _fit(
-        self, model: ForceField, frame: str, train: Sequence[Atoms], item: Item
+        self, current: ForceField, frame: str, train: Sequence[Atoms], item: Item
     ) -> tuple[ForceField, str, dict[str, float]]:
+        """The force field after a fit, its energy frame, and what was measured."""
         from chemloop.training.finetune import finetune
 
-        settings, base = self.settings, base_model(self)[0]
-        start = model if settings.training.start_from == "previous" else base
+        settings = self.settings
+        base, base_frame = base_model(self)
+        goes_on = settings.training.start_from == "previous" and (base.checkpoint is not None or self._has_learned())
+        start, start_frame = (current, frame) if goes_on else (base, base_frame)
         recipe = settings.training if base.checkpoint is not None else settings.training.for_untrained()
         fit = finetune(start, train, recipe, item.folder, item.task["seed"], settings.compute.gpu.device)
         metrics = {key.removeprefix("finetune/"): value for key, value in fit.metrics.items()}
         metrics["kept_base"] = float(fit.kept_base)
-        if fit.checkpoint is not None and Path(fit.checkpoint).is_file():
-            frame = f"{settings.options['model']}-{file_hash(Path(fit.checkpoint))[:8]}"
-        return replace(model, checkpoint=fit.checkpoint), frame, metrics  # type: ignore[type-var]  # every ForceField is a dataclass
+        if fit.checkpoint is None or fit.checkpoint == start.checkpoint:
+            return start, start_frame, metrics
+        frame = f"{settings.options['model']}-{file_hash(Path(fit.checkpoint))[:8]}"
+        return replace(start, checkpoint=fit.checkpoint), frame, metrics  # type: ignore[type-var]  # every ForceField is a dataclass
+
+    def _has_learned(self) -> bool:
+        """Whether a fit before this one kept more than the weights that it started from."""
+        metrics = [read_json(folder / METRICS) for folder in self.earlier("finetune")]
+        return any(found.get("finetune/kept_base") == 0 for found in metrics)
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         (item,) = items
         metrics = read_json(item.folder / FIT)
         checkpoint, frame = metrics.pop("checkpoint"), metrics.pop("energy_frame")
-        if checkpoint is not None and Path(checkpoint).is_file():
+        if checkpoint is not None and self._is_of_campaign(Path(checkpoint)):
             checkpoint = os.path.relpath(checkpoint, self.folder)
         write_json(self.folder / FIT, {"checkpoint": checkpoint, "energy_frame": frame})
         for name in (PARITY, CURVES):
@@ -94,7 +103,12 @@ class Finetune(Stage):
     def final_files(self) -> list[Path]:
         files = [self.folder / name for name in (METRICS, FIT, PARITY, CURVES)]
         checkpoint = read_json(self.folder / FIT)["checkpoint"]
-        return files if checkpoint is None else [*files, self.folder / checkpoint]
+        # a name, or a file that others may write to, is no product of this stage
+        is_ours = checkpoint is not None and self._is_of_campaign(self.folder / checkpoint)
+        return [*files, self.folder / checkpoint] if is_ours else files
+
+    def _is_of_campaign(self, path: Path) -> bool:
+        return path.is_file() and path.resolve().is_relative_to(self.campaign.folder.resolve())
 
     def record_in(self, ledger: Ledger) -> None:
         """Nothing: fine-tuning finds out nothing about structures."""

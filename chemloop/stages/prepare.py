@@ -9,11 +9,19 @@ from pathlib import Path
 from ase import Atoms
 
 from chemloop.protocols import ForceField, Potential
-from chemloop.runtime.disk import file_hash, read_json, write_json
+from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ChemLoopError, ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
-from chemloop.stages.stage import BASE, METRICS, Stage, base_folder, load_or_begin_untrained, load_potential
+from chemloop.stages.stage import (
+    BASE,
+    METRICS,
+    Stage,
+    base_folder,
+    checkpoint_hash,
+    load_or_begin_untrained,
+    load_potential,
+)
 
 
 class Prepare(Stage):
@@ -36,16 +44,11 @@ class Prepare(Stage):
 
     def run(self, item: Item) -> Sequence[str]:
         settings = self.settings
+        settings.training.check_files()
         model, potential, notice = load_or_begin_untrained(settings.model, settings.compute.gpu.device)
         potential.collate([self._probe()])
-        frame, digest = settings.options["model"], None
-        if model.checkpoint is None:
-            frame += "-untrained"
-        elif Path(model.checkpoint).is_file():
-            digest = file_hash(Path(model.checkpoint))
-            frame += f"-{digest[:8]}"
-        else:
-            frame += f"-{model.checkpoint}"
+        digest = checkpoint_hash(model.checkpoint)
+        frame = f"{settings.options['model']}-{digest[:8] if digest else model.checkpoint or 'untrained'}"
         if (head := getattr(model, "head", None)) is not None and model.checkpoint is not None:
             # one file may hold several potentials
             frame += f"-{head}"

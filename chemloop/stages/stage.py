@@ -191,7 +191,7 @@ def base_model(stage: Stage) -> tuple[ForceField, str]:
     Raises: CheckpointError where its file is another one now
     """
     model, frame = fitted_model(stage.settings.model, base_folder(stage.campaign), BASE)
-    _check_unchanged(stage, model)
+    check_unchanged(model.checkpoint, read_json(base_folder(stage.campaign) / BASE))
     return model, frame
 
 
@@ -203,29 +203,32 @@ def current_model(stage: Stage) -> tuple[ForceField, str]:
     for folder in reversed(stage.earlier("finetune")):
         if (folder / "DONE").exists():
             model, frame = fitted_model(stage.settings.model, folder)
-            _check_unchanged(stage, model)
+            check_unchanged(model.checkpoint, read_json(base_folder(stage.campaign) / BASE))
             return model, frame
     return base_model(stage)
 
 
-def _check_unchanged(stage: Stage, model: ForceField) -> None:
-    """Check a checkpoint from outside of the campaign, which others may write to; what lies inside has its own hash.
+def check_unchanged(checkpoint: str | None, record: dict[str, Any]) -> None:
+    """Check that a checkpoint is still the file that a record tells of; others may write to it.
 
+    record: `checkpoint` and its `sha256`, of a base.json; a checkpoint that it does not name is not looked at
     Raises: CheckpointError
     """
-    path = Path(model.checkpoint or "")
-    if not path.is_file() or path.is_relative_to(stage.campaign.folder):
-        return
-    base = read_json(base_folder(stage.campaign) / BASE)
-    # campaigns that began before there were hashes have none
-    if "sha256" not in base or base["checkpoint"] is None or path != Path(base["checkpoint"]):
+    path, recorded = Path(checkpoint or ""), Path(record["checkpoint"] or "")
+    # what began before there were hashes has none
+    if path.resolve() != recorded.resolve() or record.get("sha256") is None or not path.is_file():
         return
     status = path.stat()
-    if _hash_once(path, status.st_mtime_ns, status.st_size) != base["sha256"]:
+    if _hash_once(path, status.st_mtime_ns, status.st_size) != record["sha256"]:
         raise CheckpointError(
-            f"{path} has changed since this campaign began with it, and its energies would not belong to those computed"
-            " before: put the former file back, or begin a new campaign with campaign=NAME"
+            f"{path} has changed since it was first used here, and its energies would not belong to those computed"
+            " before: put the former file back, or begin anew with campaign=NAME"
         )
+
+
+def checkpoint_hash(checkpoint: str | None) -> str | None:
+    """SHA-256 of a checkpoint that is a file; None for a name or for random weights."""
+    return file_hash(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None
 
 
 @functools.lru_cache

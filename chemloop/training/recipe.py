@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from chemloop.runtime.errors import ConfigError
@@ -15,6 +16,8 @@ LOSSES = ("per_atom", "deepmd")
 STARTS = ("base", "previous")
 FOLLOWED = ("learning_rate", "step")
 AUTO = "auto"
+PACKAGED = "package:general"
+"""Perturbed prototypes of many chemistries, as structures to replay."""
 # Lightning's, which would refuse others only at the first training; importing it takes seconds
 ACCELERATORS = (AUTO, "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = (
@@ -29,7 +32,8 @@ PREFACTORS = tuple(f"{channel}_prefactor" for channel in CHANNELS)
 class Recipe:
     """One fine-tuning.
 
-    start_from: base continues from the checkpoint of the model's YAML, previous from that of the iteration before
+    start_from: base continues from the checkpoint of the model's YAML, previous from that of the iteration before,
+        or from the base while that has random weights and no fit was better
     epochs: passes over the training frames
     batch_size: structures, a last, smaller batch is trained too; auto: so many that a batch has 32 atoms on average
     optimizer: adam | adamw | amsgrad (Adam, with the largest second moment so far)
@@ -182,9 +186,17 @@ class Recipe:
             rule = f"must be 0 with training.swa_epochs = {self.swa_epochs}, a phase that it would keep from beginning"
             self._require("early_stopping_patience", self.early_stopping_patience == 0, rule)
         if self.replay is None:
-            rule = "needs structures: set training.replay to package:general or an extxyz file"
+            rule = f"needs structures: set training.replay to {PACKAGED} or an extxyz file"
             for key in ("replay_fraction", "ewc_strength"):
                 self._require(key, getattr(self, key) == 0, rule)
+
+    def check_files(self) -> None:
+        """Look for the files that are needed before any work; not when a recipe is read, where old ones may be gone.
+
+        Raises: ConfigError
+        """
+        if self.replay not in (None, PACKAGED):
+            self._require("replay", Path(self.replay).is_file(), f"no such file; give {PACKAGED} or an extxyz file")
 
     def _require(self, key: str, is_met: bool, rule: str) -> None:
         if not is_met:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +15,9 @@ from chemloop.runtime.errors import CheckpointError, ConfigError, StructureError
 from chemloop.training.data import label
 from chemloop.training.evaluation import UNITS, predict, rmse
 from chemloop.training.general import general_structures
-from chemloop.training.recipe import Recipe
+from chemloop.training.recipe import PACKAGED, Recipe
 
 log = logging.getLogger(__name__)
-PACKAGED = "package:general"
 ENERGY_FRAME = "base"
 N_ELEMENTS = 103
 HELD_OUT = 5
@@ -63,8 +61,7 @@ def general_set(recipe: Recipe, potential: Potential, seed: int, batch_size: int
 
 def _from_file(recipe: Recipe, potential: Potential, rng: np.random.Generator) -> list[Atoms]:
     assert recipe.replay is not None
-    if not Path(recipe.replay).is_file():
-        raise ConfigError(f"training.replay = {recipe.replay}: no such file; give {PACKAGED} or an extxyz file")
+    recipe.check_files()
     structures = read_structures(recipe.replay)
     present = {int(number) for atoms in structures for number in atoms.numbers}
     known = known_elements(potential, present)

@@ -89,6 +89,7 @@ class LearningCurve:
     def run(self, campaign: Campaign, settings: Settings, config: dict[str, Any]) -> None:
         if not settings.model.can_learn:
             raise ConfigError(f"model={settings.options['model']} cannot be fine-tuned, so it has no learning curve")
+        settings.training.check_files()
         sweep = Sweep(campaign.folder)
         source = find_pool(self.pool, Path(settings.outputs))
         try:

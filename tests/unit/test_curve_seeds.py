@@ -10,6 +10,7 @@ import torch
 
 from chemloop.physics.structures import write_structures
 from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.errors import CheckpointError
 from chemloop.stages.curve_point import (
     PARITY,
     PREDICTIONS,
@@ -22,7 +23,7 @@ from chemloop.stages.curve_point import (
 )
 from chemloop.stages.curve_pool import Sweep, write_arrays
 from chemloop.stages.finetune import predictions
-from chemloop.stages.stage import BASE, METRICS
+from chemloop.stages.stage import BASE, METRICS, checkpoint_hash
 from chemloop.workflow.learning_curve import SHARED, LearningCurve
 from tests.toy_potential import RECIPE, PairForceField, labelled
 
@@ -62,6 +63,19 @@ def test_a_seed_brings_other_random_weights_but_no_other_trained_ones(is_random,
     assert np.allclose(*before) != is_random
 
 
+def test_a_base_that_was_written_over_between_two_points_is_noticed(tmp_path):
+    SeededForceField().load().save(tmp_path / CHECKPOINT)
+    base = SeededForceField(str(tmp_path / CHECKPOINT))
+    write_structures(tmp_path / "pool.extxyz", labelled())
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.begin(tmp_path / "pool.extxyz", {key: getattr(LearningCurve(max_force=1e3), key) for key in SHARED})
+    write_base(sweep, base)
+    point(sweep, 0)
+    SeededForceField(architecture={"seed": 5}).load().save(tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match=f"{CHECKPOINT} has changed since it was first used here"):
+        point(sweep, 1)
+
+
 def write_base(sweep: Sweep, base: SeededForceField) -> None:
     base_folder, ranking = base_item(sweep, "toy").folder, ranking_item(sweep, "entropy", 0).folder
     base_folder.mkdir(parents=True)
@@ -71,8 +85,8 @@ def write_base(sweep: Sweep, base: SeededForceField) -> None:
     test = sweep.frames("test")
     predicted = predictions(test, base, "cpu")
     write_arrays(base_folder / PREDICTIONS, **predicted)
-    record = {"checkpoint": base.checkpoint, "notice": None, "errors": errors_on(test, predicted)}
-    write_json(base_folder / BASE, record)
+    record = {"checkpoint": base.checkpoint, "sha256": checkpoint_hash(base.checkpoint), "notice": None}
+    write_json(base_folder / BASE, {**record, "errors": errors_on(test, predicted)})
 
 
 def point(sweep: Sweep, seed: int) -> np.ndarray:

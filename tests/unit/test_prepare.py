@@ -127,7 +127,7 @@ def test_a_checkpoint_that_was_overwritten_is_not_used(prepare, tmp_path):
     with open(file, "ab") as content:
         content.write(b"more")
     for find, asking in ((base_model, stage), (current_model, later)):
-        with pytest.raises(CheckpointError, match=f"{file} has changed since this campaign began .* campaign=NAME"):
+        with pytest.raises(CheckpointError, match=f"{file} has changed since it was first used here, .* campaign=NAME"):
             find(asking)
     base = read_json(stage.folder / "base.json")
     del base["sha256"]
