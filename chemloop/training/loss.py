@@ -20,12 +20,14 @@ def channel_losses(
 
     per_atom: residuals are in eV or eV/A, so that one huber_delta fits all: energy per atom, force components, and
     virial per atom (stress times volume per atom), which gives a dense phase its due.
+    stress: the same, but of the stress itself, in eV/A^3.
     deepmd: the squares of a cell's energy and virial divided by its atoms, so n_atoms times those of per_atom, averaged
     over structures, and the same of forces, averaged over all components of the batch.
     n_atoms: (n_structures,)
-    Source: deepmd.pt.loss.ener.EnergyStdLoss, with its mask of atoms for cells of different sizes
+    Source: mace.modules.loss.WeightedEnergyForcesStressLoss; deepmd.pt.loss.ener.EnergyStdLoss, with its mask of atoms
+        for cells of different sizes
     """
-    volumes = targets.volumes_per_atom[:, None, None]
+    volumes = 1.0 if recipe.loss == "stress" else targets.volumes_per_atom[:, None, None]
     pairs = {
         "energy": (prediction.energies / n_atoms, targets.energies),
         "force": (prediction.forces, targets.forces),

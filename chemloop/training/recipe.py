@@ -12,7 +12,7 @@ SCHEDULES = ("constant", "exponential", "step", "cosine", "plateau")
 HOLD_OUTS = ("frame", "parent")
 CRITERIA = ("mse", "huber")
 OPTIMIZERS = ("adam", "adamw", "amsgrad")
-LOSSES = ("per_atom", "deepmd")
+LOSSES = ("per_atom", "stress", "deepmd")
 STARTS = ("base", "previous")
 FOLLOWED = ("learning_rate", "step")
 AUTO = "auto"
@@ -43,9 +43,10 @@ class Recipe:
         | plateau (times decay_factor after more than decay_epochs without a better validation score)
     energy_prefactor, force_prefactor, stress_prefactor: [first, last]; a channel with [0, 0] is not trained
     prefactors_follow: they move from first to last with the learning rate (as DeePMD-kit's), or linearly in the step
-    loss: per_atom has residuals of energy per atom (eV), force (eV/A) and virial per atom (eV); deepmd is DeePMD-kit's
-        loss, whose energy and virial terms are the squares of whole cells divided by the number of atoms
-    criterion: mse, or huber with huber_delta; deepmd has mse alone
+    loss: per_atom has residuals of energy per atom (eV), force (eV/A) and virial per atom (eV); stress has the stress
+        (eV/A^3) instead of the virial, as MACE's; deepmd is DeePMD-kit's loss, whose energy and virial terms are the
+        squares of whole cells divided by the number of atoms
+    criterion: mse, or huber with huber_delta; stress and deepmd have mse alone
     ema_decay: of the exponential moving average of the weights that is validated and kept; 0: no average
     swa_epochs: a last phase of so many epochs, after `epochs`, at the constant swa_learning_rate, in which the
         equal-weight mean of the weights at the ends of its epochs is validated and kept (stochastic weight averaging);
@@ -180,8 +181,9 @@ class Recipe:
                 self.stop_learning_rate <= self.learning_rate,
                 f"must not be above training.learning_rate = {self.learning_rate:g}",
             )
-        if self.loss == "deepmd":
-            self._require("criterion", self.criterion == "mse", "training.loss = deepmd has squares: set it to mse")
+        if self.loss != "per_atom":
+            rule = f"training.loss = {self.loss} has squares: set it to mse"
+            self._require("criterion", self.criterion == "mse", rule)
         if self.swa_epochs:
             rule = f"must be 0 with training.swa_epochs = {self.swa_epochs}, a phase that it would keep from beginning"
             self._require("early_stopping_patience", self.early_stopping_patience == 0, rule)

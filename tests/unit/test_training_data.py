@@ -189,6 +189,8 @@ def test_losses_are_per_atom_and_virial():
         for stress, atoms in zip(result.stresses, frames, strict=True)
     ]
     assert float(losses["stress"]) == pytest.approx(np.mean(np.square(virials)), rel=1e-4)
+    losses = channel_losses(potential(batch), labels, batch.n_atoms, replace(RECIPE, criterion="mse", loss="stress"))
+    assert float(losses["stress"]) ** 0.5 == pytest.approx(measured["stress_rmse_mev_per_ang3"] / 1000, rel=1e-4)
 
 
 def random_batch(n_atoms: list[int]) -> tuple[Prediction, Targets, torch.Tensor]:
