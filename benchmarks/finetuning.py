@@ -6,19 +6,18 @@
 mace, mattersim, dpa3 and sevennet begin with random weights in the sizes of `conf/model/`, chgnet with 0.3.0;
 `model.checkpoint=` says otherwise, for all.
 
-Both start from the same weights, with energies per element already fitted, and see the same frames, batches of the
-same size, Adam (no AMSGrad) at the same constant rate, the same limit of the gradient's norm, which is that of the
-backend's trainer, and squared residuals of energy per atom, forces and virial per atom with the same prefactors. MACE's
-and MatterSim's trainers average their weights over the steps, and so does ours for them. Both run at the same time,
-each in a process with one thread. Frames per second are those of the epochs after the first, with validation and
-whatever else a trainer does between steps; seconds are those of its whole call, in which ours also loads, checks the
-base and the result, and saves states to continue from.
+Both start from the same weights, with energies per element already fitted, and see the same frames, batches of the same
+size, Adam (no AMSGrad) at the same constant rate, the same limit of the gradient's norm, which is that of the backend's
+trainer, and squared residuals of energy per atom, forces and stress with the same prefactors (DeePMD-kit's trainer has
+the virial per atom instead, and so has ours for it). MACE's and MatterSim's trainers average their weights over the
+steps, and so does ours for them. Both run at the same time, each in a process with one thread. Frames per second are
+those of the epochs after the first, with validation and whatever else a trainer does between steps; seconds are those
+of its whole call, in which ours also loads, checks the base and the result, and saves states to continue from.
 
 Errors are those after the last epoch, of the averaged weights where there are such. What differs still:
 
 - the order of frames; DeePMD-kit draws batches of one number of atoms at random, so an epoch is one in the mean, and
   has more steps than ours where batches are not full;
-- ours fits the virial per atom of each frame, theirs but DeePMD-kit's the stress at the mean volume per atom;
 - states: CHGNet's and MatterSim's trainers write one or more after each epoch, MACE's is told to (it would go back to
   the epoch of the lowest loss otherwise), DeePMD-kit's writes one at the end, SevenNet's none; ours one at the end, and
   after an epoch where 30 s have passed since the last one;
@@ -48,6 +47,8 @@ from chemloop.physics.structures import read_structures, write_structures
 SCRATCH = (*FROM_SCRATCH, "sevennet")
 """7net-0 has nothing to learn from the default frames, which it has labelled."""
 LAST = "ChemLoop, last epoch"
+VOLUME_PER_ATOM = 20.0
+"""A^3; its square makes the prefactor of virials one of stresses."""
 
 
 class Settings(NamedTuple):
@@ -121,7 +122,8 @@ def same_for_both(model: str, recipe: Any, is_pretrained: bool, options: argpars
     valid: part of the frames that is held out
     """
     settings = PRETRAINED if is_pretrained else UNTRAINED
-    energy, force, stress = options.prefactors or settings.prefactors
+    energy, force, virial = options.prefactors or settings.prefactors
+    has_stress = model != "dpa3"
     return dataclasses.replace(
         recipe,
         epochs=options.epochs,
@@ -130,10 +132,11 @@ def same_for_both(model: str, recipe: Any, is_pretrained: bool, options: argpars
         learning_rate=options.learning_rate or settings.learning_rate,
         weight_decay=0.0,
         schedule="constant",
+        loss="stress" if has_stress else "per_atom",
         criterion="mse",
         energy_prefactor=[energy] * 2,
         force_prefactor=[force] * 2,
-        stress_prefactor=[stress] * 2,
+        stress_prefactor=[virial * VOLUME_PER_ATOM**2 if has_stress else virial] * 2,
         ema_decay=0.99 if model in AVERAGED else 0.0,
         swa_epochs=0,
         gradient_clip=CLIPS[model],
@@ -242,7 +245,10 @@ def main() -> None:
         "--learning-rate", type=float, help=f"default: {UNTRAINED[0]:g} from scratch, {PRETRAINED[0]:g} otherwise"
     )
     parser.add_argument(
-        "--prefactors", type=float, nargs=3, help="energy, force, virial; default: 10 1 1 from scratch, 1 1 1 otherwise"
+        "--prefactors",
+        type=float,
+        nargs=3,
+        help="energy, force, virial (for stress times 20^2, A^3); default: 10 1 1 from scratch, 1 1 1 otherwise",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="of frames drawn, random weights, order and all else"

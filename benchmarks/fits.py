@@ -26,14 +26,9 @@ class Task(NamedTuple):
 
     @property
     def prefactors(self) -> tuple[float, float, float]:
-        """Of energy, force and virial."""
+        """Of energy, force, and stress, or virial where recipe.loss is not `stress`."""
         recipe = self.recipe
         return recipe.energy_prefactor[0], recipe.force_prefactor[0], recipe.stress_prefactor[0]
-
-    @property
-    def volume_per_atom(self) -> float:
-        """A^3; the root of the mean square over the training frames."""
-        return float(np.sqrt(np.mean([(atoms.cell.volume / len(atoms)) ** 2 for atoms in self.train])))
 
 
 class Trained(NamedTuple):

@@ -1,7 +1,7 @@
 """The backends' own trainers with the settings of one recipe; each returns its times and errors on the valid frames.
 
-Errors are those of the weights after the last epoch, of their moving average where the trainer has one. Residuals of
-stresses are brought to those of the virial per atom with the mean volume per atom. Docstrings are names.
+Errors are those of the weights after the last epoch, of their moving average where the trainer has one. Docstrings are
+names.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def train_chgnet(task: Task) -> Trained:
         )
         return get_loader(data, batch_size=task.recipe.batch_size, num_workers=0, pin_memory=False)
 
-    energy, force, virial = task.prefactors
+    energy, force, stress = task.prefactors
     model = CHGNet.from_file(task.start.checkpoint)
     with Clock(task.recipe.epochs) as clock:
         trainer = Trainer(
             model=model, targets="efs", criterion="MSE", optimizer="Adam", learning_rate=task.recipe.learning_rate,
             energy_loss_ratio=energy, force_loss_ratio=force,
-            stress_loss_ratio=virial * (task.volume_per_atom * GPa) ** 2, scheduler="ExponentialLR",
+            stress_loss_ratio=stress * GPa**2, scheduler="ExponentialLR",
             scheduler_params={"gamma": 1.0}, epochs=task.recipe.epochs, use_device="cpu", print_freq=10**6,
             torch_seed=task.seed,
         )  # fmt: skip
@@ -79,7 +79,7 @@ def train_sevennet(task: Task) -> Trained:
     from sevenn.util import load_checkpoint
     from torch_geometric.loader import DataLoader
 
-    energy, force, virial = task.prefactors
+    energy, force, stress = task.prefactors
     checkpoint = load_checkpoint(task.start.checkpoint)
     model = checkpoint.build_model()
     with Clock(task.recipe.epochs) as clock:
@@ -96,7 +96,7 @@ def train_sevennet(task: Task) -> Trained:
         losses = [
             (PerAtomEnergyLoss(criterion=criterion), energy),
             (ForceLoss(criterion=criterion), force),
-            (StressLoss(criterion=tensor_mse), virial * (task.volume_per_atom / 1602.1766208) ** 2),
+            (StressLoss(criterion=tensor_mse), stress / 1602.1766208**2),
         ]
         trainer = Trainer(model, losses, torch.optim.Adam, {"lr": task.recipe.learning_rate}, device="cpu")
         for _ in range(task.recipe.epochs):
@@ -117,7 +117,7 @@ def train_mace(task: Task) -> Trained:
 
     from chemloop.model.mace import export
 
-    energy, force, virial = task.prefactors
+    energy, force, stress = task.prefactors
     recipe, base = task.recipe, task.folder / "base.model"
     export(task.start.checkpoint, base)
     network = torch.load(base, map_location="cpu", weights_only=False)
@@ -133,7 +133,7 @@ def train_mace(task: Task) -> Trained:
         "max_num_epochs": recipe.epochs, "eval_interval": 1, "lr": recipe.learning_rate, "weight_decay": 0.0,
         "scheduler": "ExponentialLR", "lr_scheduler_gamma": 1.0, "clip_grad": recipe.gradient_clip,
         "ema_decay": recipe.ema_decay, "loss": "stress", "energy_weight": energy, "forces_weight": force,
-        "stress_weight": virial * task.volume_per_atom**2, "compute_stress": True, "plot": False, "seed": task.seed,
+        "stress_weight": stress, "compute_stress": True, "plot": False, "seed": task.seed,
     }  # fmt: skip
     arguments = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     # of the states that it keeps it takes the last one: without all of them that of the lowest loss
@@ -153,7 +153,7 @@ def train_mattersim(task: Task) -> Trained:
     from mattersim.forcefield import MatterSimCalculator
     from mattersim.forcefield.potential import Potential
 
-    energy, force, virial = task.prefactors
+    energy, force, stress = task.prefactors
 
     def potential_of(path: str) -> Any:
         return Potential.from_checkpoint(
@@ -184,7 +184,7 @@ def train_mattersim(task: Task) -> Trained:
         potential.train_model(
             loader(task.train, True), loader(task.valid, False), loss=weighted, include_forces=True,
             include_stresses=True, force_loss_ratio=force / energy,
-            stress_loss_ratio=virial / energy * (task.volume_per_atom * GPa) ** 2, epochs=task.recipe.epochs,
+            stress_loss_ratio=stress / energy * GPa**2, epochs=task.recipe.epochs,
             early_stop_patience=10**6, save_checkpoint=True, save_path=str(task.folder), ckpt_interval=10**6,
         )  # fmt: skip
     trained = potential_of(str(task.folder / "last_model.pth"))
