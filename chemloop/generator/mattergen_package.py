@@ -2,7 +2,7 @@
 
 Its wheel holds classes but no YAML, so networks are built from dictionaries (`mattergen_config`) and no command line,
 Hydra composition, data folder or CIF file of its own is used. Pinned at 1.0.3; `tests/unit/test_generator_mattergen.py`
-goes through everything that is used here.
+and `test_mattergen_checkpoint.py` go through everything that is used here.
 
 Source: doi:10.1038/s41586-025-08628-5; github.com/microsoft/mattergen
 """

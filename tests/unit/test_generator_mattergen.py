@@ -6,42 +6,26 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, fields, replace
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from ase.build import bulk
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from chemloop.config import build
-from chemloop.generator import mattergen_checkpoint
 from chemloop.generator import mattergen_package as package
 from chemloop.generator.mattergen import MatterGenGenerator
-from chemloop.generator.mattergen_checkpoint import Checkpoint, read_checkpoint
-from chemloop.generator.mattergen_config import CONDITIONS, conditions_of, model_config
-from chemloop.generator.mattergen_data import Architecture, Schedule, TrainedOn, learnable, stretches_of
-from chemloop.model import weights
-from chemloop.physics.structures import read_structures
+from chemloop.generator.mattergen_checkpoint import read_checkpoint
+from chemloop.generator.mattergen_data import Schedule, stretches_of
 from chemloop.runtime.disk import read_json
-from chemloop.runtime.errors import CheckpointError, ConfigError, WeightsUnavailable
+from chemloop.runtime.errors import CheckpointError, ConfigError
+from tests.toy_mattergen import ELEMENTS, TINY, small_references
 
 CONF = Path(__file__).parents[2] / "conf"
-ELEMENTS = ["Li", "P", "S"]
-TINY = MatterGenGenerator(
-    checkpoint=None,
-    batch_size=4,
-    attempts_per_crystal=2,
-    architecture=Architecture(hidden=32, blocks=1, cutoff=5.0, neighbours=8, diffusion_steps=20),
-    scratch=Schedule(n_steps=40, max_epochs=2, batch_size=4),
-    finetuning=Schedule(n_steps=40, max_epochs=1, batch_size=4, learning_rate=2e-5),
-    n_checkpoints=2,
-    n_scored=2,
-)
 
 
 def process_state() -> dict[str, object]:
@@ -80,13 +64,7 @@ def capfd_module(request):
 
 @pytest.fixture(scope="module")
 def crystals():
-    """Twelve small references that pretend to lie 0 to 0.11 eV/atom above the hull."""
-    references = read_structures(str(files("chemloop") / "data/li-p-s/reference.extxyz"))
-    small = [atoms for atoms in references if len(atoms) <= 12]
-    chosen = small[:: len(small) // 12][:12]
-    for number, atoms in enumerate(chosen):
-        atoms.info["e_above_hull"] = 0.01 * number
-    return chosen
+    return small_references()
 
 
 @pytest.fixture(scope="module")
@@ -120,31 +98,6 @@ def test_yaml_is_the_schema(tmp_path):
     assert build(node, "generator") == MatterGenGenerator()
 
 
-def test_training_leaves_a_checkpoint_that_reloads(learned, crystals):
-    checkpoint = read_checkpoint(str(learned[0]))
-    metrics = read_json(learned[0].parent / "metrics.json")
-    assert metrics["n_structures"] == 12 and metrics["n_steps"] == 8 and metrics["batch_size"] == 3
-    assert checkpoint.lacking == [] and checkpoint.trained_on.elements == ELEMENTS
-    assert checkpoint.trained_on.energy_above_hull == pytest.approx([0.0, 0.11])
-    assert sum(checkpoint.trained_on.n_atoms.values()) == 12
-    again = package.weights_of(checkpoint.network("cpu"))
-    assert all(torch.equal(again[name], values) for name, values in checkpoint.weights.items())
-    scaler = "diffusion_module.model.property_embeddings_adapt.energy_above_hull.scaler.means"
-    assert float(checkpoint.weights[scaler]) == pytest.approx(0.055)
-
-
-def test_the_packages_own_loader_reads_it(learned):
-    from mattergen.common.utils.data_classes import MatterGenCheckpointInfo
-
-    with package._with_stand_ins(), package._unchanged_process():
-        from mattergen.common.utils.eval_utils import load_model_diffusion
-
-    module = load_model_diffusion(MatterGenCheckpointInfo(model_path=str(learned[0])))
-    ours = read_checkpoint(str(learned[0])).weights
-    theirs = module.state_dict()
-    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name].cpu(), ours[name]) for name in ours)
-
-
 def test_fine_tuning_continues_twice(learned, crystals):
     first, second, third = (read_checkpoint(str(folder)) for folder in learned)
     name = "diffusion_module.model.gemnet.cond_mixin_layers.energy_above_hull.0.weight"
@@ -155,43 +108,6 @@ def test_fine_tuning_continues_twice(learned, crystals):
     assert first.weights[scaler] == second.weights[scaler] == third.weights[scaler]
     assert third.config == first.config
     assert sum(third.trained_on.n_atoms.values()) == 36
-
-
-def test_a_base_without_conditions_gets_both(crystals, tmp_path):
-    config = model_config(32, 1, 5.0, 8, 20, 0.05)
-    model = config["lightning_module"]["diffusion_module"]["model"]
-    model["_target_"] = "mattergen.denoiser.GemNetTDenoiser"
-    model["gemnet"]["_target_"] = "mattergen.common.gemnet.gemnet.GemNetT"
-    del model["gemnet"]["condition_on_adapt"], model["property_embeddings_adapt"], model["element_mask_func"]
-    base = Checkpoint(
-        config,
-        package.weights_of(package.build(config)),
-        TrainedOn(ELEMENTS, [0.0, 0.1], [10.0, 30.0], [1.0, 5.0], {8: 1.0}),
-    )
-    base.write(tmp_path / "base")
-    generator = replace(TINY, checkpoint=str(tmp_path / "base"))
-    with pytest.raises(ConfigError, match="not trained on chemical_system, energy_above_hull; fine-tune it first"):
-        generator.generate(1, ELEMENTS, {}, 0, tmp_path)
-    # new layers add nothing before they have learned
-    losses = []
-    dataset = package.dataset_of(*learnable(crystals))
-    plain, extended = package.build(config), base.network("cpu")
-    package.fit_scalers(extended, dataset, CONDITIONS)  # mean and spread are whatever is in memory before, even NaN
-    for network in (plain, extended):
-        package.set_weights(network, base.weights, CONDITIONS)
-        network.train()
-        torch.manual_seed(0)
-        losses.append(float(network.calc_loss(_collated(dataset))[0]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    folder = Path(generator.finetune(crystals, tmp_path, 0))
-    assert sorted(conditions_of(read_checkpoint(str(folder)).config)) == sorted(CONDITIONS)
-    assert (tmp_path / "choice.json").exists()
-
-
-def _collated(dataset):
-    from mattergen.common.data.collate import collate
-
-    return collate([dataset[i] for i in range(len(dataset))])
 
 
 def test_samples_stay_in_the_system_and_repeat_themselves(trained, learned):
@@ -269,12 +185,6 @@ def test_conditions_outside_the_training_are_warned_about(trained, tmp_path, mon
     generator.generate(1, ELEMENTS, {"energy_above_hull": 0.3}, 0, tmp_path)
     assert read_json(tmp_path / "yield.json")["warnings"] == [found[1]]
     assert found[1] in caplog.text
-
-
-def test_published_networks_have_seen_alex_mp_20():
-    seen = package.seen_by_published()
-    assert seen.energy_above_hull == [0.0, 0.1] and max(seen.n_atoms) == 20
-    assert {"Li", "P", "S"} <= set(seen.elements) and "Xe" not in seen.elements
 
 
 def test_hydra_is_left_as_it_was(trained, crystals, tmp_path):
@@ -363,68 +273,6 @@ class TestBadInput:
         with pytest.raises(ConfigError, match="checkpoint = null: a MatterGen from scratch generates nothing before"):
             TINY.generate(1, ELEMENTS, {}, 0, tmp_path)
 
-    def test_no_folder(self, tmp_path):
-        generator = replace(TINY, checkpoint=str(tmp_path / "nowhere"))
-        with pytest.raises(CheckpointError, match="there is no such folder.*chemical_system_energy_above_hull"):
-            generator.generate(1, ELEMENTS, {}, 0, tmp_path)
-
-    def test_checkpoint_of_another_model(self, tmp_path):
-        torch.save({"model": {}}, tmp_path / "mace.pt")
-        for name in (str(tmp_path), str(tmp_path / "mace.pt")):
-            with pytest.raises(CheckpointError, match="or it is the checkpoint of another model") as raised:
-                read_checkpoint(name)
-            assert "\n" not in str(raised.value)
-
-    def test_config_of_another_model(self, learned, tmp_path):
-        _copy(learned[0], tmp_path)
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"name": "diffcsp"}}))
-        with pytest.raises(CheckpointError, match="its config.yaml does not describe a MatterGen"):
-            read_checkpoint(str(tmp_path))
-
-    def test_weights_of_another_network(self, learned, tmp_path):
-        _copy(learned[0], tmp_path)
-        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-        config["lightning_module"]["diffusion_module"]["model"]["gemnet"]["num_blocks"] = 2
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        with pytest.raises(CheckpointError, match="belong to another network than its config.yaml: 0 do not fit"):
-            read_checkpoint(str(tmp_path)).network("cpu")
-
-    def test_weights_that_run_code(self, learned, tmp_path):
-        _copy(learned[0], tmp_path)
-        torch.save({"state_dict": {}, "callbacks": Path("x")}, tmp_path / "checkpoints/last.ckpt")
-        with pytest.raises(CheckpointError, match="more than weights and plain data"):
-            read_checkpoint(str(tmp_path))
-        (tmp_path / "checkpoints/last.ckpt").write_bytes(b"truncated")
-        with pytest.raises(CheckpointError, match="last.ckpt"):
-            read_checkpoint(str(tmp_path))
-
-    def test_a_network_that_proposes_no_elements(self, learned):
-        config = read_checkpoint(str(learned[0])).config
-        del config["lightning_module"]["diffusion_module"]["corruption"]["discrete_corruptions"]
-        with pytest.raises(CheckpointError, match="proposes no elements"):
-            package.build(config)
-
-    def test_no_hub(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("CHEMLOOP_WEIGHTS", str(tmp_path))
-        monkeypatch.setattr(weights, "is_reachable", lambda *_: False)
-        with pytest.raises(WeightsUnavailable, match="put the file at .*config.yaml, or set generator.checkpoint to"):
-            replace(TINY, checkpoint="chemical_system_energy_above_hull").generate(1, ELEMENTS, {}, 0, tmp_path)
-
-    def test_a_download_that_is_not_the_published_file(self, tmp_path, monkeypatch):
-        def download(hub, name, local_dir):
-            path = Path(local_dir) / name
-            path.parent.mkdir(parents=True)
-            path.write_text(name)
-            return str(path)
-
-        monkeypatch.setenv("CHEMLOOP_WEIGHTS", str(tmp_path))
-        monkeypatch.setattr(weights, "is_reachable", lambda *_: True)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-        with pytest.raises(CheckpointError, match="has the SHA-256 .* delete the file to fetch it again"):
-            mattergen_checkpoint.fetch("mattergen_base")
-        fetched = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-        assert fetched == ["config.yaml", "last.ckpt"]
-
     @pytest.mark.parametrize(
         ("values", "message"),
         [
@@ -446,9 +294,3 @@ class TestBadInput:
         )
         with pytest.raises(CheckpointError, match="diverged in step 0; lower its learning_rate"):
             generator.finetune(crystals, tmp_path, 0)
-
-
-def _copy(folder: Path, target: Path) -> None:
-    (target / "checkpoints").mkdir()
-    for name in ("config.yaml", "checkpoints/last.ckpt", "trained_on.json"):
-        (target / name).write_bytes((folder / name).read_bytes())
