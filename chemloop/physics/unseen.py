@@ -102,7 +102,9 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
     """The number of new species to expect in m further individuals (or samples).
 
     Up to m = n, the sample size, it is Good and Toulmin's unbiased series; beyond, the series explodes and is smoothed
-    by a binomial cut-off, which serves to about m = n log n.
+    by a binomial cut-off, which serves to about m = n log n. With `n_samples` the series is right for rare species
+    only: at m = n one that is in every sample would count as 1 new one, or as -1. There the same cut-off spares what
+    was seen once or twice.
 
     Raises: ValueError for m below 0 or above max(n, n log n), or counts without a single sighting
     Source: Good and Toulmin, Biometrika 43, 45 (1956); doi:10.1073/pnas.1607774113, table 1
@@ -113,11 +115,13 @@ def expected_new(counts: np.ndarray, m: int, n_samples: int | None = None) -> fl
         raise ValueError(f"new species in m = {m} further samples after {n}: from 0 to {limit} can be estimated")
     t = m / n
     orders, numbers = np.unique(x, return_counts=True)
-    if t > 1:
+    if t > 1 or n_samples is not None:
         from scipy.special import bdtrc  # here, because every driver reads this module and this import takes 0.2 s
 
-        n_terms = math.ceil(0.5 * math.log(n * t**2 / (t - 1), 3))
+        n_terms = math.ceil(0.5 * math.log(n * t**2 / (t - 1), 3)) if t > 1 else n
         kept = bdtrc(np.minimum(orders - 1, n_terms), n_terms, 2 / (2 + t))
+        if t <= 1:
+            kept[orders <= 2] = 1.0
     else:
         kept = np.ones(len(orders))
     with np.errstate(over="ignore"):

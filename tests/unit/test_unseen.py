@@ -261,3 +261,23 @@ def test_impossible_requests():
         coverage(x, 2)
     with pytest.raises(ValueError, match="1 bootstrap samples give no spread"):
         coverage_with_error(x, repeats=1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 15, 61])
+def test_species_in_nearly_every_sample_bring_no_new_ones(n):
+    """Terms of the plain series are 1 and -1 in turn: ten species in all samples would move it by ten, up or down."""
+    p, rng = np.concatenate([np.ones(10), 0.3 / np.arange(1, 300)]), np.random.default_rng(6)
+    samples, further = rng.binomial(n, p, size=(400, len(p))), rng.binomial(n, p, size=(400, len(p)))
+    found = np.mean(np.sum((samples == 0) & (further > 0), axis=1))
+    predicted = np.mean([expected_new(x, n, n) for x in samples])
+    assert predicted == pytest.approx(found, rel=0.15, abs=3.5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 50, 51])
+def test_samples_that_are_all_alike_bring_nothing_new(n):
+    assert expected_new(np.full(4, n), n, n) < 4 * (2 / 3) ** n + 1e-12
+
+
+def test_what_few_samples_held_once_or_twice_counts_in_full():
+    assert expected_new(np.array([1, 1, 1, 2]), 3, 3) == pytest.approx(3 - 1)
+    assert expected_new(np.ones(7, int), 1, 1) == 7
