@@ -83,7 +83,9 @@ def cards(data: ReportData) -> list[Card]:
 def e_hull(data: ReportData) -> str:
     """Under the distributions."""
     beyond = distribution.binned(data)[2]
-    hidden = f" {counted(beyond, 'structure').capitalize()} above {distribution.WIDEST:g} eV/atom not drawn."
+    hidden = (
+        f" {counted(beyond, 'structure')} more than {distribution.WIDEST:g} eV/atom above or below the hull not drawn."
+    )
     return (
         "Relaxed structures by their energy above the hull that the force field of their iteration sees; heights are"
         f" fractions of the iteration, bars {1000 * distribution.BIN:.0f} meV/atom wide. Green, left of the dotted"

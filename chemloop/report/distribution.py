@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 BIN = 0.02
 """eV/atom, width of a bar of the E_hull distributions."""
 WIDEST = 1.0
-"""eV/atom above the hull; structures beyond are counted in the caption, not drawn."""
+"""eV/atom above or below the hull; structures beyond are counted in the caption, not drawn: where a force field fails,
+energies may have any size, and bars down to them would make the page as large."""
 
 
 def binned(data: ReportData) -> tuple[np.ndarray, dict[int, np.ndarray], int]:
     """E_hull histograms: edges (n + 1,) eV/atom, counts (n,) of each iteration, and how many structures lie beyond."""
     arrays = {i.number: np.asarray(i.e_above_hull) for i in data.iterations if i.e_above_hull is not None}
     arrays = {number: values[np.isfinite(values)] for number, values in arrays.items()}
-    shown = [values[values <= WIDEST] for values in arrays.values()]
-    together = np.concatenate(shown) if shown else np.zeros(0)
+    drawn = {number: values[np.abs(values) <= WIDEST] for number, values in arrays.items()}
+    n_beyond = sum(len(values) for values in arrays.values()) - sum(len(values) for values in drawn.values())
+    together = np.concatenate([np.zeros(0), *drawn.values()])
     if len(together) == 0:
-        return np.zeros(0), {}, sum(len(values) for values in arrays.values())
+        return np.zeros(0), {}, n_beyond
     first, last = np.floor(together.min() / BIN), np.floor(together.max() / BIN) + 1
     edges = np.arange(first, last + 1) * BIN
-    counts = {number: np.histogram(values[values <= WIDEST], edges)[0] for number, values in arrays.items()}
-    return edges, counts, sum(len(values) for values in arrays.values()) - len(together)
+    return edges, {number: np.histogram(values, edges)[0] for number, values in drawn.items()}, n_beyond
 
 
 def e_hull_figure(data: ReportData) -> Figure | None:

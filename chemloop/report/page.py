@@ -78,7 +78,7 @@ def found_panels(data: ReportData) -> list[Panel]:
     )  # fmt: skip
     return [
         panel("e-hull", "Energy above the hull", distribution.e_hull_figure(data), lambda: captions.e_hull(data),
-              f"No structure has been screened so far, or all lie above {distribution.WIDEST:g} eV/atom."),
+              f"No structure has been screened so far, or none within {distribution.WIDEST:g} eV/atom of the hull."),
         panel("yield", "Stable, unique, novel", curves.yield_figure(data), lambda: captions.yields(data),
               "No structure has been screened so far."),
         hull_panel("hull-known", "Phase diagram of the known structures", known_only),

@@ -13,6 +13,7 @@ from ase import Atoms
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser
 
+from chemloop.report import captions
 from chemloop.report.best import N_BEST
 from chemloop.report.data import Drop, Find, Iteration, Parity, ReportData, formula, plain_formula
 from chemloop.report.distribution import binned
@@ -179,7 +180,7 @@ def test_headline_numbers(data, tmp_path):
         "5.60 nats from 5.00 in iteration 0",
         "120 → 40 meV/atom",
         "120 → 40 meV/Å",
-        "2 structures above 1 eV/atom not drawn.",
+        "2 structures more than 1 eV/atom above or below the hull not drawn.",
         "All 500 test values of iteration 2",
         "of 9,000 test values of iteration 2, a sample of 36,000, labelled by",
         "RMSE over these 9,000.",
@@ -305,7 +306,7 @@ def test_iteration_in_progress_and_nothing_found(data, tmp_path):
     only_far = Iteration(1, {"generate/n_generated": 64, "screen/n_sun": 0}, np.array([1.5, 2.0]))
     text = words(page(replace(data, iterations=[only_far], finds=[]), tmp_path))
     assert "64 structures generated in 1 iteration; no structures are stable, unique and novel (S.U.N.)." in text
-    assert "or all lie above 1 eV/atom" in text
+    assert "or none within 1 eV/atom of the hull" in text
 
 
 def test_bars_count_every_structure(data):
@@ -314,6 +315,15 @@ def test_bars_count_every_structure(data):
     assert all(values.sum() == 40 for values in counts.values())
     assert beyond == 2
     assert np.isclose(edges, data.stable_below).any()
+
+
+def test_energies_of_a_force_field_that_failed_do_not_widen_the_bars(data):
+    far = replace(data.iterations[1], e_above_hull=np.array([-1e9, -1.5, -0.2, 0.3, 1.5]))
+    edges, counts, beyond = binned(replace(data, iterations=[far]))
+    assert edges[0] >= -1 and counts[1].sum() == 2 and beyond == 3
+    assert "3 structures more than 1 eV/atom above or below the hull not drawn." in captions.e_hull(
+        replace(data, iterations=[far])
+    )
 
 
 def test_energies_of_two_frames_do_not_share_a_hull(data, tmp_path):
