@@ -21,7 +21,8 @@ def is_find(structure_id: str) -> bool:
 def as_find(atoms: Atoms) -> Find:
     from chemloop.physics.matching import space_group
 
-    return Find(atoms, int(atoms.info["id"][1:3]), atoms.info.get("spacegroup") or space_group(atoms))
+    iteration = int(atoms.info["id"].partition("-")[0].removeprefix("i"))
+    return Find(atoms, iteration, atoms.info.get("spacegroup") or space_group(atoms))
 
 
 def add_hulls(data: ReportData, rounds: Sequence[Round], structures: Sequence[Atoms]) -> None:

@@ -23,7 +23,7 @@ from chemloop.runtime.disk import write_json
 from chemloop.stages.proposals import Proposals
 from chemloop.workflow import report_map
 from chemloop.workflow.report_effort import costs, drops, label_counts
-from chemloop.workflow.report_energies import add_hulls, hull_parity
+from chemloop.workflow.report_energies import add_hulls, as_find, hull_parity
 from chemloop.workflow.report_map import embedding, joined, places
 from chemloop.workflow.report_origins import origins
 from chemloop.workflow.report_rounds import Round, labelled
@@ -135,6 +135,11 @@ def test_hulls_by_labels_and_by_the_newest_force_field(tmp_path):
             atoms.info["converged"] = False
     parity = hull_parity(data, rounds, labelled(rounds))
     assert parity is not None and np.isnan(parity.again).all()
+
+
+@pytest.mark.parametrize(("id", "iteration"), [("i07-g000-0001", 7), ("i123-g012-0457", 123)])
+def test_finds_know_their_iteration(id, iteration):
+    assert as_find(crystal("Li2S", -2.0, id)).iteration == iteration
 
 
 def test_losses_of_each_stage(tmp_path):
