@@ -98,9 +98,18 @@ def gallery(catalogue: MotifCatalogue) -> list[MotifCard]:
 
 
 def write_motifs(catalogue: MotifCatalogue, folder: Path) -> None:
-    """`<file_stem>.xyz` and `.svg` of every motif; no folder where there are none."""
+    """`<file_stem>.xyz` and `.svg` of every motif; no folder where there are none.
+
+    A motif whose charge differs from host to host gets another name with a new best host; its former files go.
+    """
     from chemloop.physics.motifs import xyz_text
 
+    stems = {entry.file_stem for entry in catalogue.entries}
+    keys = {stem.rpartition("_")[2] for stem in stems}
+    for path in sorted(folder.glob("*_*.*")):
+        is_ours = path.suffix in (".xyz", ".svg") and path.stem.rpartition("_")[2] in keys
+        if is_ours and path.stem not in stems:
+            path.unlink()
     for entry in catalogue.entries:
         folder.mkdir(exist_ok=True)
         for suffix, text in (("xyz", xyz_text(entry.motif)), ("svg", picture(entry))):

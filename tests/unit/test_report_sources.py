@@ -265,6 +265,19 @@ def test_motifs_as_cards_files_and_titles(tmp_path):
         assert dict(motif_titles(rounds, known)) == {"i01-g0": ["PS4^3-"], "i01-g1": []}
 
 
+def test_motif_that_is_renamed_leaves_no_files_of_its_former_name(tmp_path):
+    catalogue = MotifCatalogue()
+    molecule = Atoms("PS3", [[5, 5, 5], [7, 5, 5], [4, 6.7, 5], [4, 3.3, 5]], cell=[14] * 3, pbc=True)
+    for n_ions, name in ((1, "PS3_-_"), (2, "PS3_2-_")):
+        host = molecule + Atoms(f"Li{n_ions}", [[10 + k, 11, 11] for k in range(n_ions)])
+        catalogue.add(find_motifs(host, CUTOFFS, "Li"), f"i01-g000-{n_ions:04d}", 1, 0.1 / n_ions)
+        write_motifs(catalogue, tmp_path)
+        (tmp_path / "my_notes.txt").touch()
+        found = [path.name for path in tmp_path.iterdir() if path.suffix != ".txt"]
+        assert len(found) == 2 and all(file.startswith(name) for file in found)
+    assert (tmp_path / "my_notes.txt").exists()
+
+
 def svg_of(atoms: Atoms) -> tuple[ElementTree.Element, str]:
     (motif,) = find_motifs(atoms, CUTOFFS, "Li")
     text = motif_svg(motif.atoms, motif.net.bonds, motif.title)
