@@ -172,10 +172,10 @@ def accumulation_figure(data: ReportData) -> Figure | None:
     return finish(figure, 420)
 
 
-def overlaps(data: ReportData) -> list[tuple[int, float, float]]:
-    """Iteration, share of its new environments that were known before, and the standard error."""
+def overlaps(data: ReportData) -> list[tuple[int, float, float | None]]:
+    """Iteration, share of its new environments that were known before, its standard error or None of one structure."""
     found = [(c.iteration, c.overlap, c.overlap_error) for c in data.completeness if c is not None]
-    return [(iteration, share, error or 0.0) for iteration, share, error in found if share is not None]
+    return [(iteration, share, error) for iteration, share, error in found if share is not None]
 
 
 def overlap_figure(data: ReportData) -> Figure | None:
@@ -189,14 +189,14 @@ def overlap_figure(data: ReportData) -> Figure | None:
     figure.add_scatter(
         x=[iteration for iteration, _, _ in rows],
         y=[100 * share for _, share, _ in rows],
-        error_y={"array": [100 * error for _, _, error in rows], "thickness": 1.4, "width": 5},
+        error_y={"array": [100 * (error or 0.0) for _, _, error in rows], "thickness": 1.4, "width": 5},
         mode="lines+markers",
         line={"color": GREEN, "width": 2.5},
         marker={"size": 9, "symbol": "diamond"},
         hovertemplate="iteration %{x}<br>%{y:.1f} % known before<extra></extra>",
     )
     _number_axis(figure, [iteration for iteration, _, _ in rows])
-    lowest = min(share - error for _, share, error in rows)
+    lowest = min(share - (error or 0.0) for _, share, error in rows)
     figure.update_yaxes(title="Environments known before (%)", range=[max(0.0, 100 * lowest - 5), 101.5])
     return finish(figure)
 

@@ -116,7 +116,7 @@ def overlap_columns(data: ReportData) -> list[Column]:
     rows = overlaps(data)
     return [
         ("Environments known before, %", {iteration: f"{100 * share:.1f}" for iteration, share, _ in rows}),
-        ("Standard error, %", {iteration: f"{100 * error:.1f}" for iteration, _, error in rows}),
+        ("Standard error, %", {n: "not known" if error is None else f"{100 * error:.1f}" for n, _, error in rows}),
     ]
 
 

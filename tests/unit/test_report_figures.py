@@ -201,6 +201,9 @@ def test_completeness_in_numbers(data):
     assert kinds.rows[0] == ("1", "20", "9", "18", "14 to 27", "4", "8", "6 to 12")
     assert kinds.rows[1][:5] == ("2", "40", "12", "24", "18 to 36")
     assert overlap.rows == [("1", "70.0", "5.0"), ("2", "90.0", "2.0")]
+    of_one_structure = [replace(each, overlap_error=None) for each in data.completeness if each is not None]
+    (overlap,) = by_name(replace(data, completeness=of_one_structure))["overlap"].tables
+    assert overlap.rows == [("1", "70.0", "not known"), ("2", "90.0", "not known")]
     assert news.rows[0] == ("1", "5.0", "1.0 to 9.0", "5.0", "1.0 to 9.0")
     made = by_name(replace(data, completeness=[]))
     assert not any(made[name].tables for name in ("coverage", "accumulation", "overlap", "news", "yield", "errors"))
