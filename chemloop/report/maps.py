@@ -25,6 +25,11 @@ OTHERS = "other or none"
 SPACES = {"framework": "without the mobile ion", "whole": "with all atoms"}
 
 
+def spaces(data: ReportData) -> dict[str, str]:
+    """The maps to draw, with words for each: one where there is no mobile ion to leave out."""
+    return SPACES if data.mobile_ion else {"framework": SPACES["whole"]}
+
+
 def has_map(data: ReportData, space: str) -> bool:
     """Whether any structure has a place."""
     return data.embedding is not None and bool(known(data.embedding, space).any())

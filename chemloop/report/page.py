@@ -113,9 +113,9 @@ def map_panels(data: ReportData) -> list[Panel]:
     made = [
         panel(f"map-{space}", f"Structures by motif, {words}", maps.map_figure(data, space),
               partial(maps.map_caption, data, space), absent, is_wide=True)
-        for space, words in maps.SPACES.items()
+        for space, words in maps.spaces(data).items()
     ]  # fmt: skip
-    return [*made, panel("shift", "Iterations on the map", shift.shift_figure(data), lambda: shift.SHIFT_CAPTION,
+    return [*made, panel("shift", "Iterations on the map", shift.shift_figure(data), lambda: shift.shift_caption(data),
                          few if maps.has_map(data, "framework") else absent, is_wide=True)]  # fmt: skip
 
 

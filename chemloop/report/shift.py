@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chemloop.report.data import ReportData
-from chemloop.report.maps import has_map, known
+from chemloop.report.maps import SPACES, has_map, known
 from chemloop.report.style import BLUE, VERMILION, finish
 
 if TYPE_CHECKING:
@@ -86,8 +86,12 @@ def _faint(color: str) -> str:
     return f"rgba({red},{green},{blue},0.3)"
 
 
-SHIFT_CAPTION = (
-    "Where the structures of each iteration lie on the map without the mobile ion: densities along its two components,"
-    " each iteration scaled to the same number of structures. Where one iteration covers the one before, it has brought"
-    " no new kinds of framework; iterations of fewer than three structures have no row."
-)
+def shift_caption(data: ReportData) -> str:
+    """How to read the distributions."""
+    which = f"the map {SPACES['framework']}" if data.mobile_ion else "the map"
+    return (
+        f"Where the structures of each iteration lie on {which}: densities along its two components, each iteration"
+        " scaled to the same number of structures. Where one iteration covers the one before, it has brought no new"
+        f" kinds of {'framework' if data.mobile_ion else 'structure'}; iterations of fewer than three structures have"
+        " no row."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -329,3 +330,14 @@ def test_one_structure_and_other_numbers_of_elements(tmp_path, elements):
     write_report(lone, tmp_path / "report.html")
     made = by_name(lone)
     assert made["map-framework"].figure and made["volume"].figure and not made["shift"].figure
+
+
+def test_without_mobile_ion_nothing_is_said_to_be_left_out(data, tmp_path):
+    assert {"map-framework", "map-whole"} <= by_name(data).keys()
+    none = replace(data, mobile_ion=None)
+    made = by_name(none)
+    assert "map-whole" not in made and made["map-framework"].title == "Structures by motif, with all atoms"
+    assert made["map-framework"].figure and made["shift"].figure
+    write_report(none, tmp_path / "report.html")
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    assert "mobile ion" not in text and "all atoms" in text
