@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chemloop.physics.distinct_rows import check_environments, distinct_rows
-from chemloop.physics.environment_blocks import N_FITTED, Blocks, Projection, blocks_of, unit_rounding
+from chemloop.physics.environment_blocks import FAR, N_FITTED, Blocks, Projection, blocks_of, unit_rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +160,7 @@ class Environments:
             if float(terms[is_far].sum()) <= 0.25 * tolerance:
                 break
         else:
-            is_far = kernels < 0.0
+            is_far = squares > 0.5 * FAR
         return is_far.logical_not_().nonzero()[:, 0]
 
     def log_sums(self, y: np.ndarray) -> np.ndarray:

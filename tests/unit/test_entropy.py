@@ -279,6 +279,13 @@ def test_an_entropy_is_too_large_by_less_than_its_tolerance(pruned, tolerance):
     assert tolerance < 0.1 or error > 1e-6
 
 
+def test_a_tolerance_that_nothing_keeps_leaves_nothing_out(pruned):
+    """The last block of 1,001 environments is filled up with rows that are none."""
+    x = np.random.default_rng(11).normal(size=(1001, 8)).astype(np.float32)
+    exact = np.log(len(x)) - logsumexp(-cdist(x, x, "sqeuclidean") / (2 * 0.5**2), axis=1).mean()
+    assert entropy(x, 0.5, tolerance=1e-14) == pytest.approx(exact, abs=1e-6)
+
+
 def test_copies_are_met_once(pruned):
     x = np.repeat(environments_like(100, 0).astype(np.float32), 40, axis=0)
     assert entropy(x, H) == pytest.approx(entropy(x[::40], H), rel=1e-9)
