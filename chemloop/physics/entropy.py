@@ -18,6 +18,8 @@ BANDWIDTH = 0.015
 BATCH_SIZE = 512
 # Up to so many pairs, all are summed: that takes less than the preparations for summing the near ones.
 DIRECT_PAIRS = 10_000_000
+# Of a log kernel, from rounding: above it, distances come from differences instead of products.
+ROUNDING_LIMIT = 1e-6
 # Structures whose gains are brought up to date together.
 MOST_UPDATED = 256
 POOLINGS = ("mean", "max", "sum")
@@ -50,13 +52,16 @@ def log_kernel_sums(
 def _direct_sums(y: np.ndarray, x: np.ndarray, bandwidth: float, batch_size: int) -> np.ndarray:
     """All pairs in double precision, through log-sum-exp; memory O(batch_size^2) besides the inputs."""
     scale = 1.0 / (np.sqrt(2.0) * bandwidth)
+    longest = max(float(np.abs(part).max(initial=0.0)) for part in (y, x))
+    squared_length = y.shape[1] * (scale * longest) ** 2
+    minus_squares = _minus_squares if squared_length * np.finfo(float).eps < ROUNDING_LIMIT else _minus_exact_squares
     sums = np.full(len(y), -np.inf)
     for start in range(0, len(y), batch_size):
         rows = slice(start, start + batch_size)
         a = np.asarray(y[rows], dtype=np.float64) * scale
         for begin in range(0, len(x), batch_size):
             b = np.asarray(x[begin : begin + batch_size], dtype=np.float64) * scale
-            sums[rows] = np.logaddexp(sums[rows], _log_sum_exp(_minus_squares(a, b)))
+            sums[rows] = np.logaddexp(sums[rows], _log_sum_exp(minus_squares(a, b)))
     return sums
 
 
@@ -66,6 +71,13 @@ def _minus_squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     exponents -= np.einsum("ij,ij->i", a, a)[:, None]
     exponents -= np.einsum("ij,ij->i", b, b)
     return np.minimum(exponents, 0.0, out=exponents)
+
+
+def _minus_exact_squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Several times slower; for bandwidths so small that products would tell equal environments apart."""
+    from scipy.spatial.distance import cdist
+
+    return -cdist(a, b, "sqeuclidean")
 
 
 def _log_sum_exp(exponents: np.ndarray) -> np.ndarray:

@@ -338,3 +338,11 @@ def test_numbers_that_are_not_finite_are_refused():
         entropy(x[:0], H)
     with pytest.raises(ValueError, match="no environments were added"):
         _ = KernelSums(H).entropy
+
+
+@pytest.mark.parametrize(("bandwidth", "offset"), [(1e-10, 0.0), (1e-8, 1.0), (1e-5, 1000.0)])
+def test_a_bandwidth_that_is_far_too_small_tells_equal_environments_not_apart(bandwidth, offset):
+    x = np.random.default_rng(12).normal(size=(40, 30)) + offset
+    twice = np.vstack([x, x[::-1]])
+    assert entropy(twice, bandwidth) == pytest.approx(np.log(40), abs=1e-6)
+    np.testing.assert_allclose(entropy_gains(x[:3], twice, bandwidth), -np.log(2), atol=1e-6)
