@@ -36,7 +36,7 @@ def row(find: Find, above_known: float, above_all: float) -> dict[str, Any]:
         "spacegroup": typeset_group(find.spacegroup),
         "n_atoms": len(find.atoms),
         "iteration": find.iteration,
-        "above_known": f"{1000 * above_known:+.1f}".replace("-", "−"),
+        "above_known": f"{round(1000 * above_known, 1) + 0.0:+.1f}".replace("-", "−"),
         "above_all": f"{max(0.0, 1000 * above_all):.1f}",
         "cif": "data:chemical/x-cif;base64," + base64.b64encode(cif(find)).decode(),
         "filename": f"{plain_formula(find.atoms)}_{identifier.replace('/', '-')}.cif",

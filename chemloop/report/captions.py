@@ -57,11 +57,8 @@ def cards(data: ReportData) -> list[Card]:
     numbers, lowest = data.series("screen/lowest_e_above_hull_ev_per_atom")
     if lowest:
         best = min(range(len(lowest)), key=lowest.__getitem__)
-        found.append(
-            Card(
-                "Lowest E_hull", f"{1000 * lowest[best]:+.0f} meV/atom".replace("-", "−"), f"iteration {numbers[best]}"
-            )
-        )
+        value = f"{round(1000 * lowest[best]):+d} meV/atom".replace("-", "−")
+        found.append(Card("Lowest E_hull", value, f"iteration {numbers[best]}"))
     if data.n_frames:
         found.append(Card("Labels", f"{data.n_frames:,} frames", data.label_source))
     numbers, entropies = data.series("curate/entropy_nats")

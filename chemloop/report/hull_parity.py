@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 
 
 def rmse(parity: HullParity, when: str, only_again: bool = False) -> float:
-    """eV/atom, of `found` or `again`; only_again: of the structures that the newest force field relaxed again."""
-    known = np.isfinite(parity.again) if only_again or when == "again" else np.isfinite(parity.found)
-    return float(np.sqrt(np.mean((getattr(parity, when) - parity.label)[known] ** 2)))
+    """eV/atom, of `found` or `again`; NaN where there is none.
+
+    only_again: of the structures that the newest force field relaxed again
+    """
+    errors = getattr(parity, when) - parity.label
+    known = np.isfinite(errors) & (np.isfinite(parity.again) | (not only_again))
+    return float(np.sqrt(np.mean(errors[known] ** 2))) if known.any() else np.nan
 
 
 def hull_parity_figure(data: ReportData) -> Figure | None:
-    """One panel when found, and one with the newest force field where it has relaxed some of the structures again."""
+    """One panel when found, and one with the newest force field, each where it has relaxed some of the structures."""
     from plotly.subplots import make_subplots
 
     parity = data.hull_parity
     if parity is None or len(parity.ids) == 0:
         return None
-    panels = [("found", ORANGE, "when found")]
-    if np.isfinite(parity.again).any():
-        panels.append(("again", BLUE, f"relaxed again in iteration {parity.again_iteration}"))
+    panels = [("found", ORANGE, "when found"), ("again", BLUE, f"relaxed again in iteration {parity.again_iteration}")]
+    panels = [panel for panel in panels if np.isfinite(getattr(parity, panel[0])).any()]
+    if not panels:
+        return None
     low, high = limits(parity)
     counts = {when: int(np.isfinite(getattr(parity, when)).sum()) for when, _, _ in panels}
     titles = [
@@ -89,7 +94,8 @@ def hull_parity_caption(data: ReportData) -> str:
     if n_again:
         text += (
             f" {n_again} of them are S.U.N. structures that the newest force field has relaxed again, after their"
-            " labels could be trained on; for these the error when found was"
-            f" {1000 * rmse(parity, 'found', True):.0f} meV/atom."
+            " labels could be trained on"
         )
+        earlier = rmse(parity, "found", True)
+        text += f"; for these the error when found was {1000 * earlier:.0f} meV/atom." if np.isfinite(earlier) else "."
     return text + drawn_of(len(drawn(parity)), len(parity.ids), "structures")

@@ -20,8 +20,8 @@ class JsonlTracker:
         self._path = campaign / "metrics.jsonl"
 
     def show(self, history: Sequence[Point], checkpoints: Mapping[int, Path] | None = None) -> None:
-        lines = [json.dumps({"iteration": point.iteration, **point.metrics}) for point in history]
-        write_whole(self._path, ("\n".join(lines) + "\n").encode())
+        lines = [json.dumps({"iteration": point.iteration, **point.metrics}) + "\n" for point in history]
+        write_whole(self._path, "".join(lines).encode())
 
     def tabulate(self, tables: Sequence[Table]) -> None:
         """Nothing: the structures are in `structures.db`, the motifs in `catalogue.json`."""

@@ -249,6 +249,9 @@ def test_hull_parity(data):
     once = replace(data, hull_parity=replace(parity, again=np.full(3, np.nan), again_iteration=None))
     panel = by_name(once)["parity-hull"]
     assert "relaxed again" not in panel.figure + panel.caption
+    only_again = by_name(replace(data, hull_parity=replace(parity, found=np.full(3, np.nan))))["parity-hull"]
+    assert "when found" not in only_again.figure and "RMSE 50 meV/atom" in only_again.figure
+    assert "nan" not in only_again.caption and "error when found" not in only_again.caption
     empty = HullParity([], np.zeros(0), np.zeros(0), np.zeros(0))
     assert by_name(replace(data, hull_parity=empty))["parity-hull"].figure == ""
 
