@@ -5,16 +5,22 @@ import signal
 import time
 from collections.abc import Sequence
 
+import joblib
+
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed
 from chemloop.runtime.item import Item
 from chemloop.stages.stage import METRICS, Stage
 
+PATIENCE_S = 300
+"""What an item waits at most for its test."""
+
 
 class ToyStage(Stage):
     """what: per item `ok`, `fail`, `retry`, `retry once`, `die once`, `die`, `advance and die` (five times),
     `go back and forth` (for ever), `a finer step at a time` (five of them, one per attempt),
-    `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`."""
+    `advance` (four steps, 2 s each), `hog`, `fatal`, `sleep` or `sleep SECONDS`, `linger once` (until it is killed),
+    `wait` (for `go` in the campaign's folder), `lose a process once` of its own."""
 
     name = "screen"
     what: Sequence[str] = ()
@@ -53,6 +59,14 @@ class ToyStage(Stage):
             for step in range((item.progress or (0, 4))[0], 4):
                 time.sleep(2)
                 write_json(item.folder / "progress.json", {"done": step + 1, "total": 4})
+        if what == "lose a process once" and n_attempts == 1:
+            joblib.Parallel(n_jobs=2)(joblib.delayed(os._exit)(1) for _ in range(2))
+        if what == "linger once" and n_attempts == 1:
+            time.sleep(PATIENCE_S)
+        if what == "wait":
+            end = time.monotonic() + PATIENCE_S
+            while not (self.campaign.folder / "go").exists() and time.monotonic() < end:
+                time.sleep(0.1)
         if what.startswith("sleep"):
             time.sleep(float(what.removeprefix("sleep") or 5))
         (item.folder / "result").write_text(f"{item.task['seed']}")

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,9 +125,12 @@ class Job:
 
     def stop(self) -> None:
         """End the worker and all that it started; submitit's processes ignore anything milder than a kill."""
-        controller = psutil.Process(read_json(self.record)["pid"])
-        for process in (*controller.children(recursive=True), controller):
-            process.kill()
+        # any of them may come to its own end meanwhile
+        with suppress(psutil.NoSuchProcess):
+            controller = psutil.Process(read_json(self.record)["pid"])
+            for process in (*controller.children(recursive=True), controller):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 class LocalPool:
@@ -151,9 +155,14 @@ class LocalPool:
                 job.stop()
 
     def handed_back(self, pending: Sequence[Item]) -> list[HandedBack]:
-        """All at once, when the last worker is gone."""
+        """All at once, when the last worker is gone.
+
+        A driver that was killed just after it had started a worker has left no record of it; what such a worker is at
+        shows by the lock that it holds, and comes back when it has dropped that.
+        """
         self.jobs = [job for job in self.jobs if job.is_alive]
-        return [] if self.jobs else [HandedBack(list(pending))]
+        unheld = [] if self.jobs else [item for item in pending if not worker.is_claimed(item)]
+        return [HandedBack(unheld)] if unheld else []
 
     def start(self, items: Sequence[Item]) -> None:
         """Give all items to every worker, each beginning elsewhere: what one has taken the others skip."""

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def claim(item: Item) -> Iterator[bool]:
         yield True
 
 
+def is_claimed(item: Item) -> bool:
+    """Whether a worker holds an item just now."""
+    with claim(item) as is_mine:
+        return not is_mine
+
+
 def run_item(item: Item) -> None:
     """Run one item and leave DONE or FAILED."""
     from chemloop.stages import load_stage
@@ -66,6 +73,10 @@ def run_item(item: Item) -> None:
         except OSError as error:
             traceback.print_exc()
             item.fail(f"{type(error).__name__}: {error}", is_fatal=True)
+        except BrokenExecutor as error:
+            # one of its processes was killed, which says nothing about the item
+            traceback.print_exc()
+            item.fail(f"{type(error).__name__}: {error}", retryable=True)
         except Exception as error:
             traceback.print_exc()
             item.fail(f"{type(error).__name__}: {error}")

@@ -53,7 +53,9 @@ def start_driver(toy: ToyStage) -> subprocess.Popen:
 
 
 def wait_until_begun(toy: ToyStage, driver: subprocess.Popen) -> None:
-    while not all((toy.item(number).folder / "attempts").exists() for number in range(len(toy.what))):
+    paths = [toy.item(number).folder / "attempts" for number in range(len(toy.what))]
+    # a file is there for a moment before anything is in it
+    while not all(path.exists() and path.stat().st_size for path in paths):
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.05)
 
@@ -196,12 +198,35 @@ def test_workers_that_outlive_their_driver_are_waited_for(stage):
     assert [attempts(toy, number) for number in (0, 1)] == [1, 1]
 
 
+def test_worker_whose_driver_was_killed_before_it_noted_it_is_waited_for(stage):
+    toy = stage("wait", "wait")
+    driver = start_driver(toy)
+    wait_until_begun(toy, driver)
+    driver.kill()
+    driver.wait()
+    for record in (toy.folder / "jobs").glob("*.json"):
+        record.unlink()
+    items = [toy.item(number) for number in (0, 1)]
+    with toy.settings.compute.pool(toy.folder / "jobs", "cpu", "", None) as pool:
+        assert pool.handed_back(items) == []
+    (toy.campaign.folder / "go").touch()
+    assert toy.ensure()["screen/n_items"] == 2
+    assert [attempts(toy, number) for number in (0, 1)] == [1, 1]
+
+
+def test_item_that_lost_a_process_of_its_own_is_tried_again(stage):
+    toy = stage("lose a process once")
+    assert toy.ensure()["screen/n_items"] == 1
+    assert attempts(toy, 0) == 2
+    assert "TerminatedWorkerError" in toy.item(0).log_tail(99)
+
+
 def test_ctrl_c_stops_driver_and_workers(stage):
-    toy = stage("sleep", "sleep")
+    toy = stage("sleep 600", "sleep 600")
     driver = start_driver(toy)
     wait_until_begun(toy, driver)
     workers = [psutil.Process(int((toy.item(k).folder / "attempts").read_text())) for k in (0, 1)]
     driver.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in driver.communicate()[1]
-    _, alive = psutil.wait_procs(workers, timeout=2)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive and not any(toy.item(k).is_finished for k in (0, 1))
