@@ -49,7 +49,10 @@ def disturb(event: str, campaign: Campaign, driver: subprocess.Popen, rng: rando
         ]  # fmt: skip
         if not workers:
             return False
-        rng.choice(workers).kill()
+        try:
+            rng.choice(workers).kill()
+        except psutil.NoSuchProcess:
+            return False
     return True
 
 

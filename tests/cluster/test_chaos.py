@@ -52,7 +52,7 @@ def start_toys(campaign: Campaign) -> subprocess.Popen:
 def test_twenty_disturbances_change_nothing(fragile, tmp_path, compose_slurm):
     campaign = Campaign(tmp_path / "chaos")
     campaign.begin(compose_slurm(f"compute.max_attempts={len(EVENTS) + 1}", "compute.cpu.items_per_job=2"))
-    storm(campaign, lambda: start_toys(campaign), (2, 5), limit_s=600)
+    storm(campaign, lambda: start_toys(campaign), (2, 5), limit_s=1200)
     for iteration in (0, 1):
         folder = campaign.iteration(iteration) / "3-screen"
         assert (folder / "DONE").exists()
@@ -66,5 +66,5 @@ def test_twenty_disturbances_change_nothing(fragile, tmp_path, compose_slurm):
 
 def test_twenty_disturbances_of_a_closed_loop_change_nothing(fragile, tmp_path, local):
     campaign, start = small_campaign(tmp_path, *CHEAP, *ON_SLURM)
-    storm(campaign, start, (2, 5), limit_s=600)
+    storm(campaign, start, (2, 5), limit_s=1200)
     assert differences(local, campaign.folder, TOLERANCE) == []

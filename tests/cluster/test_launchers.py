@@ -1,5 +1,6 @@
 """The two batch scripts, submitted as a person submits them, warned of their limit, and requeued."""
 
+import functools
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def state(job: str) -> str:
 def wait_until(is_so: Callable[[], bool], log: Path) -> None:
     begin = time.monotonic()
     while not is_so():
-        assert time.monotonic() - begin < 300, log.read_text()[-3000:] if log.exists() else "it printed nothing"
+        assert time.monotonic() - begin < 900, log.read_text()[-3000:] if log.exists() else "it printed nothing"
         time.sleep(0.5)
 
 
@@ -55,8 +56,15 @@ def test_campaign_in_a_job_goes_on_after_its_limit_and_after_a_preemption(tmp_pa
         # what it does to a job that another one pushes out
         ("6-label", ["scontrol", "requeue", job]),
     )
-    for stage, strike in strikes:
-        wait_until(lambda: any(campaign.glob(f"iter-*/{stage}/items/*/.starts")), log)  # noqa: B023
+    greeting = f"campaign {small.NAME} in {campaign}"
+
+    def is_at(stage: str, n_starts: int) -> bool:
+        # only a job that runs, and has said so, can be struck
+        has_come = any(campaign.glob(f"iter-*/{stage}/items/*/.starts"))
+        return has_come and state(job) == "RUNNING" and log.read_text().count(greeting) == n_starts
+
+    for number, (stage, strike) in enumerate(strikes, start=1):
+        wait_until(functools.partial(is_at, stage, number), log)
         subprocess.run(strike, check=True)
         wait_until(lambda: state(job) != "RUNNING", log)
     wait_until(lambda: state(job) not in ("PENDING", "RUNNING", "COMPLETING"), log)
@@ -65,5 +73,5 @@ def test_campaign_in_a_job_goes_on_after_its_limit_and_after_a_preemption(tmp_pa
     assert "loop.max_iterations = 1 reached" in printed
     about = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     assert "Restarts=2" in about
-    assert printed.count(f"campaign {small.NAME} in {campaign}") == 3, "each start says where the campaign lies"
+    assert printed.count(greeting) == 3, "each start says where the campaign lies"
     assert differences(local, campaign, TOLERANCE) == []
