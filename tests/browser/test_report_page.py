@@ -106,7 +106,10 @@ def test_viewer_turns(page):
         page.keyboard.press(key)
         seen.append(pixels(page))
     page.mouse.wheel(0, 200)
-    page.wait_for_timeout(50)
+    # unlike a key or a button, the wheel is not waited for
+    page.wait_for_function(
+        "([name, before]) => document.querySelector(name).toDataURL() !== before", arg=[CANVAS, seen[-1]]
+    )
     seen.append(pixels(page))
     for name in ("a", "b", "c"):
         page.locator("#viewer").get_by_role("button", name=name, exact=True).click()

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,7 @@ def kill_somebody(driver: subprocess.Popen, victims: str) -> None:
     """kill -9 of the driver, of all its workers, or of everybody."""
     workers = psutil.Process(driver.pid).children(recursive=True)
     for process in workers if victims != "driver" else []:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     if victims != "workers":
         driver.kill()

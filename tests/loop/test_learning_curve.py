@@ -128,7 +128,7 @@ def test_what_a_kill_left_undone_is_all_that_is_repeated(sweep, pool, tmp_path):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     log = lost / "log.out"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while log.stat().st_size == before[str(log.relative_to(copy))][1] and not (lost / "DONE").exists():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -27,7 +27,7 @@ def computed(tmp_path_factory) -> dict[str, dict[str, float]]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert process.returncode == 0, process.stderr[-4000:]
     return json.loads(process.stdout.splitlines()[-1])

@@ -142,4 +142,4 @@ def test_two_hundred_structures_take_seconds_among_many_kinds():
         setattr(kinds, name, np.zeros(30_000, int))
     start = time.process_time()
     kinds.add(parts(cloud(2400, 0, n_features=285), 12), 5)
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30, "this takes 2 s"

@@ -183,7 +183,7 @@ def test_parents_of_ones_own(tmp_path):
 
 
 def test_a_hanging_attempt_is_interrupted_and_changes_no_other(monkeypatch, tmp_path):
-    generator = EvolutionGenerator(REFERENCE, operators={"heredity": 1.0, "exchange": 1.0}, timeout_s_per_crystal=0.5)
+    generator = EvolutionGenerator(REFERENCE, operators={"heredity": 1.0, "exchange": 1.0}, timeout_s_per_crystal=2.0)
     expected = generator.generate(4, ELEMENTS, {}, 3, tmp_path)
     calls, real = iter(range(100)), module.Breeder.breed
 

@@ -13,7 +13,7 @@ from chemloop.labeler.gpaw import GpawLabeler, mesh
 from chemloop.runtime.errors import ConfigError, ItemFailed
 
 needs_gpaw = pytest.mark.skipif(importlib.util.find_spec("gpaw") is None, reason="GPAW is not installed: make dft")
-COARSE = {"cutoff": 300.0, "k_density": 8, "timeout_min": 5}
+COARSE = {"cutoff": 300.0, "k_density": 8, "timeout_min": 20}
 
 
 def lithium_sulfide(a: float = 5.72) -> Atoms:

