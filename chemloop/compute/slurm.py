@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chemloop.compute.local import check_device, check_waiting
-from chemloop.compute.slurm_pool import SlurmPool
+from chemloop.compute.slurm_pool import SlurmPool, answer_to
 from chemloop.compute.slurm_probe import probe
 from chemloop.runtime.errors import ConfigError
-from chemloop.runtime.queue import Partition, QueueUnavailable, partitions
+from chemloop.runtime.queue import Partition, partitions
 
 OURS = ("array", "chdir", "error", "job-name", "open-mode", "output", "signal", "time", "partition", "mem")
 """Options of sbatch that have a key of their own or are not free."""
@@ -130,10 +130,8 @@ class SlurmCompute:
                 f"compute=slurm: the folder {str(folder)!r} has %, \\ or a line break in its name, which SLURM cannot"
                 " write logs to; choose another with outputs=FOLDER or campaign=NAME"
             )
-        try:
-            known = {partition.name: partition for partition in partitions()}
-        except QueueUnavailable as error:
-            raise ConfigError(f"compute=slurm: SLURM does not answer ({error}); try again when it does") from error
+        found = answer_to(partitions, "which partitions there are")
+        known = {partition.name: partition for partition in found}
         for key in ("gpu", "cpu", "dft"):
             check_partition(f"compute.{key}", getattr(self, key), known)
 

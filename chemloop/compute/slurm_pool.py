@@ -7,15 +7,15 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from chemloop.compute import HandedBack
 from chemloop.compute.slurm_round import CANCELLED, Round, job_name, rounds_in
-from chemloop.compute.slurm_script import SubmissionFailed, submit
+from chemloop.compute.slurm_script import MAX_RETRIES, RETRY_S, SubmissionFailed, submit
 from chemloop.runtime.errors import CampaignError, ChemLoopError, ConfigError
 from chemloop.runtime.item import Item
 from chemloop.runtime.queue import QueuedJob, QueueUnavailable, cancel, largest_array, my_jobs
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from chemloop.compute.slurm import SlurmResource
 
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
-RETRY_S = 15
-MAX_RETRIES = 40
+T = TypeVar("T")
 
 
 class SlurmPool:
@@ -183,14 +182,24 @@ class SlurmPool:
 
 
 def longest_array() -> int:
-    """How many tasks one array may have; a controller that restarts is waited for.
+    """How many tasks one array may have.
 
     Raises: ConfigError
     """
-    for _ in range(MAX_RETRIES):
+    return answer_to(largest_array, "how long an array of jobs may be")
+
+
+def answer_to(ask: Callable[[], T], what: str) -> T:
+    """What SLURM says; a controller that restarts is waited for.
+
+    Raises: ConfigError
+    """
+    for attempt in range(MAX_RETRIES):
         try:
-            return largest_array()
+            return ask()
         except QueueUnavailable as error:
             reason = error
-            time.sleep(RETRY_S)
-    raise ConfigError(f"SLURM does not say how long an array of jobs may be: {reason}")
+        if attempt == 0:
+            tqdm.write(f"notice: SLURM does not answer ({reason}); it is asked again every {RETRY_S} s")
+        time.sleep(RETRY_S)
+    raise ConfigError(f"compute=slurm: SLURM does not say {what}: {reason}; try again when it does")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 import chemloop
-from chemloop.compute.slurm_script import SubmissionFailed, submit
+from chemloop.compute.slurm_script import MAX_RETRIES, RETRY_S, SubmissionFailed, submit
 from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError
 from chemloop.runtime.queue import QueuedJob, QueueUnavailable, cancel, my_jobs
@@ -63,10 +63,15 @@ def send(place: Path, key: str, resource: SlurmResource, python: str | None) -> 
     """
     (place / QUESTION).touch()
     name = f"chemloop.probe.{place.parent.name}.{place.name}"
-    try:
-        submit(place, name, [functools.partial(answer_probe, str(place / ANSWER), QUESTION)], resource, 1, python)
-    except SubmissionFailed as error:
-        raise ConfigError(f"sbatch refused a job of compute.{key}: {error}") from error
+    call = functools.partial(answer_probe, str(place / ANSWER), QUESTION)
+    for attempt in range(MAX_RETRIES):
+        try:
+            submit(place, name, [call], resource, 1, python)
+            break
+        except SubmissionFailed as error:
+            if not error.is_passing or attempt == MAX_RETRIES - 1:
+                raise ConfigError(f"sbatch refused a job of compute.{key}: {error}") from error
+            time.sleep(RETRY_S)
     try:
         return wait(name, place / ANSWER, resource.partition)
     except BaseException:

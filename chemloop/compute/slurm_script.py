@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from chemloop.compute.slurm import SlurmResource
 
 PASSING = re.compile(r"unable to contact|timed out|connection|try again|temporarily|backup controller", re.IGNORECASE)
+RETRY_S = 15
+MAX_RETRIES = 40
+"""How often SLURM is asked again while it does not answer."""
 
 
 class SubmissionFailed(Exception):

@@ -159,6 +159,27 @@ def test_folder_that_is_not_shared_is_found_by_the_probe(cluster, tmp_path):
         slurm_probe.probe(tmp_path / "jobs", "gpu", SlurmResource("gpu", 30), None)
 
 
+def test_controller_that_restarts_as_a_stage_begins_is_waited_for(cluster, tmp_path, monkeypatch):
+    answers = [QueueUnavailable("sinfo: Unable to contact slurm controller"), slurm.partitions()]
+
+    def partitions():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit(place, *arguments):
+        cluster.submit(place, *arguments)
+        (place / "answer.json").write_text("{}")
+
+    monkeypatch.setattr(slurm, "partitions", partitions)
+    monkeypatch.setattr(slurm_probe, "RETRY_S", 0)
+    monkeypatch.setattr(slurm_probe, "submit", submit)
+    cluster.refusals = ["sbatch: error: Unable to contact slurm controller (connect failure)"]
+    with compute().pool(tmp_path / "jobs", "gpu", "", None):
+        assert len(cluster.submitted) == 1 and not cluster.refusals and not answers
+
+
 def test_a_good_answer_is_asked_for_once(cluster, tmp_path, monkeypatch):
     def submit(folder, name, calls, *_):
         cluster.submitted.append((name, calls))
@@ -297,18 +318,19 @@ echo "MaxArraySize            = 51"
 
 @pytest.mark.parametrize("n_refused", [0, 2, 3])
 def test_controller_that_restarts_is_waited_for(tmp_path, monkeypatch, n_refused):
-    calls, program, waits = tmp_path / "calls", tmp_path / "scontrol", []
+    calls, program, waits, notices = tmp_path / "calls", tmp_path / "scontrol", [], []
     program.write_text(BUSY_SCONTROL.format(calls=calls, n_refused=n_refused))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(slurm_pool, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr(slurm_pool, "MAX_RETRIES", 3)
+    monkeypatch.setattr(slurm_pool.tqdm, "write", notices.append)
     if n_refused < 3:
         assert slurm_pool.longest_array() == 51
     else:
         with pytest.raises(ConfigError, match="does not say how long an array.*Unable to contact slurm controller"):
             slurm_pool.longest_array()
-    assert waits == [slurm_pool.RETRY_S] * n_refused
+    assert waits == [slurm_pool.RETRY_S] * n_refused and len(notices) == (n_refused > 0)
     assert calls.read_text().splitlines() == ["show config"] * min(n_refused + 1, 3)
 
 
