@@ -102,7 +102,7 @@ def test_points_have_metrics_curves_and_a_run_each(sweep):
         assert metrics["n_test"] == len(split["test"])
         assert len(list((point / "wandb").glob("offline-run-*"))) == 1
         assert not list(point.glob("states-*"))
-    assert metrics["test_energy_rmse_mev_per_atom"] < metrics["base_test_energy_rmse_mev_per_atom"]
+        assert metrics["test_energy_rmse_mev_per_atom"] < metrics["base_test_energy_rmse_mev_per_atom"], point
 
 
 def test_multirun_over_finished_points_changes_nothing(sweep, pool):

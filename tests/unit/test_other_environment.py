@@ -90,7 +90,7 @@ def test_chgnet_of_another_environment_relaxes_there(compose_config, environment
     assert len(relaxed) == 4 and not all(atoms.info["converged"] for atoms in relaxed)
     expected = evaluate(relaxed, CHGNetForceField("0.3.0").load())
     for atoms, results in zip(relaxed, expected, strict=True):
-        assert atoms.info["mlff_energy"] == pytest.approx(results.energy, abs=1e-5)
+        assert atoms.info["mlff_energy"] == pytest.approx(results.energy, abs=1e-4)
         np.testing.assert_allclose(atoms.arrays["mlff_forces"], results.forces, atol=1e-4)
 
 
