@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import time
 import uuid
 from dataclasses import asdict
@@ -28,6 +29,8 @@ QUESTION = "question"
 MAX_PROBES = 3
 VALID_S = 86400
 POLL_S = 0.5
+STRUCK = re.compile(r"CANCELLED AT|^srun: error: .*: Killed$", re.MULTILINE)
+"""What SLURM prints where a job is cancelled, or something kills its process."""
 GRACE_S = 10
 """How long a shared file system may take to show what a job has written."""
 
@@ -51,7 +54,7 @@ def probe(folder: Path, key: str, resource: SlurmResource, python: str | None) -
         if (place / ANSWER).exists():
             write_json(answer, read_json(place / ANSWER))
             return
-        # a job that somebody cancelled, or whose node was lost, says nothing about either
+        # a job that somebody cancelled or killed, or whose node was lost, says nothing about either
         if is_verdict(place, job) or attempt == MAX_PROBES - 1:
             raise ConfigError(why_not(place, key, job))
 
@@ -82,7 +85,7 @@ def send(place: Path, key: str, resource: SlurmResource, python: str | None) -> 
 def is_verdict(place: Path, job: QueuedJob | None) -> bool:
     """Whether a job without an answer came to its own end, as opposed to being ended."""
     printed = "".join(path.read_text(errors="replace") for path in place.glob("*_log.out"))
-    return job is not None and job.state in ("COMPLETED", "FAILED") and "CANCELLED AT" not in printed
+    return job is not None and job.state in ("COMPLETED", "FAILED") and STRUCK.search(printed) is None
 
 
 def probes_folder(folder: Path) -> Path:

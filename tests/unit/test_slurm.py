@@ -142,10 +142,19 @@ def test_environment_without_chemloop_is_found_by_the_probe(cluster, tmp_path, m
         slurm_probe.probe(tmp_path / "jobs", "gpu", SlurmResource("gpu", 30), None)
 
 
-def test_probe_that_somebody_cancelled_is_sent_again(cluster, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("state", "printed"),
+    [
+        ("CANCELLED", ""),
+        ("FAILED", "slurmstepd: error: *** JOB 7 ON node3 CANCELLED AT 2026-01-01T12:00:00 ***\n"),
+        ("FAILED", "Loading pickle\nsrun: error: node3: task 0: Killed\nsrun: Force Terminated StepId=7.0\n"),
+    ],
+)
+def test_probe_that_somebody_cancelled_or_killed_is_sent_again(cluster, tmp_path, monkeypatch, state, printed):
     def submit(folder, name, calls, *_):
         cluster.submitted.append((name, calls))
-        cluster.jobs = [QueuedJob("7", None, "CANCELLED", "0:00", "node3", "None", name)]
+        cluster.jobs = [QueuedJob("7", None, state, "0:00", "node3", "None", name)]
+        (folder / "7_0_log.out").write_text(printed)
         if len(cluster.submitted) == 2:
             calls[0]()
 
