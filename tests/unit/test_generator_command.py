@@ -115,17 +115,14 @@ def is_alive(process_id):
 
 
 def test_a_command_that_times_out_is_killed_with_its_children(tmp_path):
-    generator = shell("sleep 60 & echo $!; echo still busy; sleep 60", timeout_min=0.5 / 60)
+    generator = shell("sleep 600 & echo $!; echo still busy; sleep 600", timeout_min=0.1)
     begin = time.monotonic()
-    with pytest.raises(
-        ItemFailed, match=r"stopped after generator.timeout_min = 0.00833333 min; last lines:.*busy"
-    ) as e:
+    with pytest.raises(ItemFailed, match=r"stopped after generator.timeout_min = 0.1 min; last lines:.*busy") as e:
         run(generator, tmp_path)
-    assert e.value.retryable and time.monotonic() - begin < 10
+    assert e.value.retryable and time.monotonic() - begin < 300
     child = int((tmp_path / "run-00/output.log").read_text().split()[0])
-    for _ in range(50):
-        if not is_alive(child):
-            break
+    end = time.monotonic() + 60
+    while is_alive(child) and time.monotonic() < end:
         time.sleep(0.1)
     assert not is_alive(child)
 
