@@ -19,6 +19,7 @@ A structure is an `ase.Atoms`. Reserved keys, checked for shape, length and fini
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ FORCES = tuple(f"{who}_forces" for who in SOURCES)
 FLAGS = ("converged", "is_stable", "is_unique", "is_novel")
 PROVENANCE = ("generator", "operator", "parents")
 IDS = ("id", "parent", "energy_frame", *PROVENANCE)
+FIELD = re.compile(r'([^\s="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|(\S+))')
+"""A key and its value, in quotes or not, in the second line of an extxyz structure."""
 
 
 def check_structure(atoms: Atoms, name: str = "structure") -> None:
@@ -123,13 +126,25 @@ def parse_structures(content: str, path: Path) -> list[Atoms]:
         raise  # it says nothing about the text
     except Exception as error:
         raise StructureError(f"{path} is not a readable extxyz file: {error}") from error
+    _restore_ids(structures, content)
     for number, atoms in enumerate(structures):
         atoms.calc = None
-        for key in (*ENERGIES, *IDS):
+        for key in ENERGIES:
             if isinstance(atoms.info.get(key), (int, np.integer)):
-                atoms.info[key] = float(atoms.info[key]) if key in ENERGIES else str(atoms.info[key])
+                atoms.info[key] = float(atoms.info[key])
         check_structure(atoms, f"{path}, structure {number}")
     return structures
+
+
+def _restore_ids(structures: Sequence[Atoms], content: str) -> None:
+    """Ids as they stand in the text: ASE takes `0012` for a number, `1e5 2e5` for two, and `F` for false."""
+    if all(isinstance(atoms.info.get(key, ""), str) for atoms in structures for key in IDS):
+        return
+    lines, first = content.split("\n"), 0
+    for atoms in structures:
+        found = {key: quoted or plain for key, quoted, plain in FIELD.findall("".join(lines[first + 1 : first + 2]))}
+        atoms.info |= {key: found[key] for key in IDS if key in found and not isinstance(atoms.info.get(key), str)}
+        first += len(atoms) + 2
 
 
 def write_structures(path: Path | str, structures: Iterable[Atoms]) -> None:

@@ -21,6 +21,17 @@ def frame():
     return set_results(atoms, "label", -3.8, np.full((2, 3), 0.1), 0.01 * np.eye(3), "teacher-1")
 
 
+@pytest.mark.parametrize("name", ["10023 10027", "0012", "1e5", "12.5", "F", "T", "nan", "1 2.5", "T F"])
+def test_ids_that_look_like_something_else_stay_as_they_are(tmp_path, name):
+    """Children of the crystals 10023.cif and 10027.cif have the parents `10023 10027`, which ASE reads as an array."""
+    atoms = frame()
+    atoms.info |= {"id": name, "parents": name, "note": "see id=7 id=8"}
+    write_structures(tmp_path / "x.extxyz", [frame(), atoms, frame()])
+    first, read, last = read_structures(tmp_path / "x.extxyz")
+    assert (read.info["id"], read.info["parents"], read.info["note"]) == (name, name, "see id=7 id=8")
+    assert first.info["id"] == last.info["id"] == "i00-r0001"
+
+
 def test_everything_survives_the_disk(tmp_path):
     write_structures(tmp_path / "x.extxyz", [frame(), bulk("P", "sc", 2.4)])
     read, plain = read_structures(tmp_path / "x.extxyz")
