@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from chemloop.physics.holdout import held_out_origins, origin
+from chemloop.physics.holdout import hash_fraction, held_out_for_good, origin
 from chemloop.runtime.errors import ConfigError, EnergyFrameError, StructureError
 from chemloop.training.recipe import CHANNELS
 
@@ -158,8 +157,8 @@ def split(frames: Sequence[Atoms], valid_fraction: float, valid_by: str) -> tupl
             f"{len(without)} of {len(frames)} frames have no id ({listed(without)}), by which training.valid_by=frame"
             ' holds some out: give each its own in info["id"]'
         )
-    order = sorted(frames, key=lambda atoms: hashlib.sha256(str(atoms.info["id"]).encode()).digest())
-    is_held = [_hash_fraction(atoms) < valid_fraction for atoms in order]
+    order = sorted(frames, key=lambda atoms: hash_fraction(str(atoms.info["id"])))
+    is_held = [hash_fraction(str(atoms.info["id"])) < valid_fraction for atoms in order]
     valid = [atoms for atoms, held in zip(order, is_held, strict=True) if held] or order[:1]
     held_ids = {id(atoms) for atoms in valid}
     train = [atoms for atoms in frames if id(atoms) not in held_ids]
@@ -170,18 +169,13 @@ def split(frames: Sequence[Atoms], valid_fraction: float, valid_by: str) -> tupl
     return train, valid
 
 
-def _hash_fraction(atoms: Atoms) -> float:
-    """A number in [0, 1) that depends on the frame's id alone."""
-    return int.from_bytes(hashlib.sha256(str(atoms.info["id"]).encode()).digest()[:8], "big") / 2**64
-
-
 def split_by_parent(frames: Sequence[Atoms], valid_fraction: float) -> tuple[list[Atoms], list[Atoms]]:
     """Train and valid frames; those of one parent structure stay together, for they resemble each other.
 
-    While a training set grows from iteration to iteration, what was held out stays held out, and the validation of a
-    continued training is not on frames that it has been trained on.
+    While a training set grows at its end from iteration to iteration, what was held out stays held out, and the
+    validation of a continued training is not on frames that it has been trained on.
     Raises: StructureError when the frames come from fewer than two structures
     """
-    held = held_out_origins(frames, valid_fraction)
+    held = held_out_for_good(frames, valid_fraction)
     train = [atoms for atoms in frames if origin(atoms) not in held]
     return train, [atoms for atoms in frames if origin(atoms) in held]

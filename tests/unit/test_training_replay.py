@@ -179,7 +179,8 @@ def fitted(tmp_path, name: str, **values) -> dict[str, float]:
         atoms.numbers[:] = np.where(atoms.numbers == 16, 17, atoms.numbers)
     write_structures(tmp_path / "general.extxyz", general)
     replay = str(tmp_path / "general.extxyz")
-    recipe = replace(GENERAL, replay=replay, epochs=20, schedule="cosine", early_stopping_patience=0, **values)
+    course = {"epochs": 20, "schedule": "cosine", "early_stopping_patience": 0, "valid_fraction": 0.1}
+    recipe = replace(GENERAL, replay=replay, **course, **values)
     fit = finetune(PairForceField(), labelled(), recipe, tmp_path / name, seed=0)
     assert not fit.kept_base
     rows = [json.loads(line) for line in fit.curves.read_text().splitlines()]
