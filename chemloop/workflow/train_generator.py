@@ -69,7 +69,13 @@ class TrainGenerator:
         print(f"generator.checkpoint={checkpoint_of(item)}")
 
     def record(self) -> dict[str, Any]:
-        """What tells whether two commands learn from the same."""
+        """What tells whether two commands learn from the same.
+
+        Raises: ConfigError for a file that is not there
+        """
+        for path in self.structures:
+            if not Path(path).is_file():
+                raise ConfigError(f"workflow.structures has {path}: there is no such file; give extxyz files")
         hashes = {path: file_hash(Path(path)) for path in self.structures}
         return {"structures": hashes, "max_e_above_hull": self.max_e_above_hull}
 
@@ -85,6 +91,13 @@ class TrainGenerator:
         kept = [atoms for atoms in known if atoms.info["e_above_hull"] <= self.max_e_above_hull]
         for atoms in kept:
             atoms.info["role"] = "label"
+        if not kept:
+            lowest = min((atoms.info["e_above_hull"] for atoms in known), default=None)
+            found = "none of them has converged" if lowest is None else f"the lowest lies at {lowest:.3f} eV/atom"
+            raise StructureError(
+                f"workflow.max_e_above_hull = {self.max_e_above_hull:g} leaves none of the {len(given)} structures of"
+                f" {', '.join(self.structures)}: {found}; raise that limit, or give other structures"
+            )
         print(f"{len(kept)} of {len(known)} structures within {self.max_e_above_hull:g} eV/atom of the hull")
         return kept
 

@@ -102,6 +102,25 @@ def test_bad_input():
         TrainGenerator(["x.extxyz"], max_e_above_hull=0.0)
 
 
+def test_a_missing_file_is_no_full_disk(compose_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"workflow.structures has .*none.extxyz: there is no such file"):
+        command(compose_config, [str(tmp_path / "none.extxyz")], tmp_path / "trained")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_nothing_is_planned_where_no_structure_is_left(compose_config, two_files, tmp_path):
+    """A folder with that plan would refuse the same command with a higher limit."""
+    high = read_structures(two_files[1])[2:]
+    for atoms in high:
+        atoms.info["e_above_hull"] = 0.5
+    path = tmp_path / "high.extxyz"
+    write_structures(path, high)
+    with pytest.raises(StructureError, match="= 0.3 leaves none of the 1 structures .* lowest lies at 0.500 eV/atom"):
+        command(compose_config, [str(path)], tmp_path / "trained")
+    limits = "workflow.max_e_above_hull=0.6", "generator.max_e_above_hull=0.6"
+    command(compose_config, [str(path)], tmp_path / "trained", *limits)
+
+
 def test_structures_without_energies_are_refused(references):
     with pytest.raises(StructureError, match="structure 0 carries neither e_above_hull nor an energy"):
         with_energies_above_hull(references[:1])
