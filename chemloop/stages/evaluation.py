@@ -67,6 +67,12 @@ class Sample(SizeStage, Generate):
         return super().plan_item(number, structures, **task)
 
     @property
+    def n_asked(self) -> int:
+        """By all its items; one that is finished stays as it is when sizes are added to those that share it."""
+        items = [Item(path.parent) for path in (self.folder / "items").glob("*/item.yaml")]
+        return sum(item.task["n"] for item in items) if items else self.settings.loop.generate.n
+
+    @property
     def cpu_seconds(self) -> float:
         """By the generator's own account; of one that gives none, the wall time of the items."""
         return sum(generating_seconds(self.folder, self.settings.options["generator"]).values())

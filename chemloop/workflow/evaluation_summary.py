@@ -39,7 +39,7 @@ def rows_of(campaign: Campaign, settings: Settings, n_atoms: int) -> list[Evalua
         generator,
         str(n_atoms) if n_atoms else "any",
         n_atoms or max(settings.workflow.n_atoms),  # type: ignore[attr-defined]  # the workflow is this one
-        n_asked=sample.settings.loop.generate.n,
+        n_asked=sample.n_asked,
         n_valid=len(sample.output()) if sample.is_done else 0,
         n_duplicates=proposals.dropped[DUPLICATE],
         faults=dict(proposals.dropped) | ({"not generated": proposals.n_missing} if proposals.n_missing else {}),

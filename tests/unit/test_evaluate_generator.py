@@ -171,6 +171,17 @@ def test_samples_of_any_size_are_sorted_by_size(started):
     assert data.line("random", "S.U.N.")[:, 0].tolist() == [3, 8, 32]
 
 
+def test_sizes_that_are_added_later_ask_for_no_more_samples_of_any_size(started):
+    """The stage that all sizes share is finished; before, 8 samples would have been shown as 8 of 12."""
+    campaign, settings = started()
+    write_references(campaign)
+    judged(campaign, settings, ANY_SIZE)
+    _, more = started("workflow.n_atoms=[3,4,8]")
+    total, *ranges = rows_of(campaign, more, ANY_SIZE)
+    assert total.n_asked == 8
+    assert [row.atoms for row in ranges] == ["1-3", "5-8", "9-32"]
+
+
 def test_a_size_at_which_the_generator_fails_is_a_result(started, monkeypatch):
     campaign, settings = started()
     empty = Sample(campaign, replace(settings, generator=ScriptedGenerator([])), 3)
