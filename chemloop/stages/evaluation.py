@@ -18,6 +18,7 @@ from ase import Atoms
 from chemloop.physics.structures import read_structures, without, write_structures
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import read_json, write_json
+from chemloop.runtime.errors import ConfigError, ItemFailed
 from chemloop.runtime.item import Item
 from chemloop.runtime.ledger import Ledger
 from chemloop.runtime.process import cpu_seconds
@@ -65,6 +66,15 @@ class Sample(SizeStage, Generate):
         if self.iteration:
             task["conditions"] = task["conditions"] | {"n_atoms": float(self.iteration)}
         return super().plan_item(number, structures, **task)
+
+    def run(self, item: Item) -> Sequence[str]:
+        """Raises: ItemFailed also where the generator makes nothing of that size, which ends no other size."""
+        try:
+            return super().run(item)
+        except ConfigError as error:
+            if self.iteration == ANY_SIZE:
+                raise
+            raise ItemFailed(str(error)) from error
 
     @property
     def n_asked(self) -> int:

@@ -20,7 +20,7 @@ from chemloop.report.evaluation import write_evaluation
 from chemloop.report.evaluation_data import EvaluationData, EvaluationRow, markdown, table
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import write_json
-from chemloop.runtime.errors import CampaignError, ConfigError, StructureError
+from chemloop.runtime.errors import CampaignError, ConfigError, ItemFailed, StructureError
 from chemloop.stages.evaluation import ANY_SIZE, Judge, RelaxReferences, RelaxSamples, Sample, references_folder
 from chemloop.workflow.evaluate_generator import begin, evaluate
 from chemloop.workflow.evaluation_summary import read_comparisons, rows_of
@@ -199,6 +199,23 @@ def test_a_size_at_which_the_generator_fails_is_a_result(started, monkeypatch):
     (notice,) = evaluate(campaign, settings, 4)
     assert "cells of 4 atoms" in notice and "no memory for so many atoms" in notice
     assert rows_of(campaign, settings, 4)[0].n_valid == 0
+
+
+def test_a_size_that_a_generator_refuses_ends_no_other(started):
+    """A ConfigError ends a campaign, and substitution has one for every size of which it knows no prototype."""
+    campaign, settings = started()
+
+    class Refusing(ScriptedGenerator):
+        def generate(self, *arguments):
+            raise ConfigError("no crystal of 3 to 3 atoms")
+
+    settings = replace(settings, generator=Refusing([]))
+    (item,) = Sample(campaign, settings, 3).plan()
+    with pytest.raises(ItemFailed, match="no crystal of 3 to 3 atoms"):
+        Sample(campaign, settings, 3).run(item)
+    item = Sample(campaign, settings, ANY_SIZE).plan()[0]
+    with pytest.raises(ConfigError):
+        Sample(campaign, settings, ANY_SIZE).run(item)
 
 
 def row(generator: str = "random", n_atoms: int = 12, **values) -> EvaluationRow:
