@@ -34,7 +34,7 @@ def run(node: DictConfig) -> None:
         config["options"] = chosen_options(HydraConfig.get(), CONF)
         prefer_command_line(config, HydraConfig.get().overrides.task)
         for key in ("outputs", "label_cache"):
-            config[key] = str(Path(config[key]).resolve())
+            config[key] = str(Path(config[key]).expanduser().resolve())
         settings = load(config)
         config["campaign"] = campaign_name(config["campaign"], settings)
         settings.workflow.run(Campaign(Path(settings.outputs) / config["campaign"]), settings, config)

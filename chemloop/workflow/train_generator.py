@@ -56,7 +56,7 @@ class TrainGenerator:
                 f"generator={settings.options['generator']} cannot be trained; choose one that learns, e.g. mattergen"
             )
         node = {key: value for key, value in config["generator"].items() if key != "python"}
-        item = Item(Path(self.folder).resolve())
+        item = Item(Path(self.folder).expanduser().resolve())
         try:
             plan(item, {"generator": node, "seed": settings.seed, **self.record()}, self.chosen())
             python = settings.pythons.get("generator")

@@ -88,6 +88,15 @@ def test_tools_need_a_campaign(tmp_path):
         assert "Traceback" not in ended.stderr
 
 
+def test_outputs_in_the_home_folder(tmp_path):
+    """No shell expands what stands in quotes, in a file, or after a key with a dot."""
+    (tmp_path / "home").mkdir()
+    ended = chemloop(
+        "outputs='~/my outputs'", "workflow=report", "campaign=mine", cwd=tmp_path, HOME=f"{tmp_path}/home"
+    )
+    assert f"there is no campaign {tmp_path}/home/my outputs/mine" in ended.stderr
+
+
 def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "occupied").write_text("")
     ended = chemloop("outputs=occupied", cwd=tmp_path)
