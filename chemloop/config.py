@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -226,6 +227,8 @@ def campaign_name(name: str | None, settings: Settings) -> str:
 
 def explain(error: BaseException) -> str:
     """The message of an error; for a key that does not exist, also those that do."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is no KEY=VALUE; put a value that holds =, ~ or the like in quotes: 'KEY=\"VALUE\"'"
     cause = error.__cause__
     if (
         not isinstance(error, ChemLoopError)

@@ -69,6 +69,8 @@ def test_configuration_is_shown_quickly_without_heavy_imports(tmp_path):
         (["tracker.mode=shout"], ["'shout'", "offline"]),
         (["system.elements=[Li,P,Sx]"], ["Sx"]),
         (["model.checkpoint="], ["model.checkpoint"]),
+        (["model.checkpoint=~/w.pt"], ["model.checkpoint=~/w.pt is no KEY=VALUE", """in quotes: 'KEY="VALUE"'"""]),
+        (["labeler.checkpoint=/c=d.pt"], ["labeler.checkpoint=/c=d.pt is no KEY=VALUE", "in quotes"]),
     ],
 )
 def test_bad_input_ends_with_one_message_before_any_work(tmp_path, arguments, messages):
