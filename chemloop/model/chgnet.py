@@ -30,6 +30,7 @@ PACKAGED = {
     "0.2.0": "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
     "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
 }
+OUT_BIAS = "atom_conv_layers.0.mlp_out.layers.1.bias"
 
 
 @dataclass
@@ -151,8 +152,8 @@ def _read(checkpoint: str, precision: torch.dtype) -> Any:
     # files of others have weights under that name
     check_keys(content, path, "chgnet", ["model_args", "state_dict"])
     try:
-        # as CHGNet.load does: only 0.2.0 was trained with these biases
-        arguments = {"mlp_out_bias": checkpoint == "0.2.0"} | content["model_args"]
+        # only 0.2.0 was trained with these biases, and does not say so
+        arguments = {"mlp_out_bias": OUT_BIAS in content["state_dict"]} | content["model_args"]
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             network = CHGNet(**arguments).to(precision)
         network.load_state_dict(content["state_dict"])

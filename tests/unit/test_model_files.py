@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import chgnet
 import mace
 import pytest
 import sevenn
 import torch
+from ase.build import bulk
 
-from chemloop.model.chgnet import CHGNetForceField
+from chemloop.model.chgnet import PACKAGED, CHGNetForceField
 from chemloop.model.mace import MACEForceField
 from chemloop.model.mattersim import MatterSimArchitecture, MatterSimForceField
 from chemloop.model.sevennet import SevenNetForceField
+from chemloop.physics.calculator import evaluate
 from chemloop.runtime.errors import CheckpointError
 
 MISFIT = "holds weights that do not fit the architecture it names"
@@ -73,3 +78,11 @@ def test_a_mattersim_file_is_foreign_to_chgnet(tmp_path):
     MatterSimForceField(checkpoint=None, architecture=small).load().save(tmp_path / "file.pt")
     with pytest.raises(CheckpointError, match=r"the checkpoint of another architecture, not of chgnet"):
         CHGNetForceField(checkpoint=str(tmp_path / "file.pt")).load()
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_chgnet_by_its_path(tmp_path, name):
+    shutil.copy(Path(chgnet.__file__).parent / "pretrained" / PACKAGED[name], tmp_path / "file.pt")
+    named, copied = (CHGNetForceField(checkpoint).load() for checkpoint in (name, str(tmp_path / "file.pt")))
+    crystal = [bulk("LiS", "rocksalt", a=5.2)]
+    assert evaluate(crystal, named)[0].energy == evaluate(crystal, copied)[0].energy
