@@ -177,7 +177,8 @@ class MixGenerator:
             own.mkdir(exist_ok=True)
             write_json(own / ACHIEVED, [row for row in achieved if row["generator"] == name])
             try:
-                checkpoints[name] = member.finetune(structures, own, derived_seed(seed, name))
+                pool = [without_operator(atoms, name) for atoms in structures]
+                checkpoints[name] = member.finetune(pool, own, derived_seed(seed, name))
             except Exception as error:
                 failures[name] = str(_failure(error))
                 print(f"generator.members.{name} could not learn and stays as it was: {failures[name]}", flush=True)
@@ -234,6 +235,16 @@ class MixGenerator:
             name: replace(member, checkpoint=state.checkpoints[name]) if name in state.checkpoints else member
             for name, member in self.members.items()
         }
+
+
+def without_operator(atoms: Atoms, name: str) -> Atoms:
+    """The structure as member `name` learns from it: operators of others may be called like its own."""
+    if "operator" not in atoms.info or atoms.info.get("generator") == name:
+        return atoms
+    copy = atoms.copy()
+    copy.calc = atoms.calc
+    del copy.info["operator"]
+    return copy
 
 
 def _failure(error: Exception) -> ItemFailed:

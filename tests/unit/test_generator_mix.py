@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from scipy.stats import beta
 
 from chemloop.config import build, load
@@ -63,6 +64,7 @@ class Learner(Maker):
         if n_rows >= self.patience:
             raise ItemFailed("out of patience")
         (workdir / "learned.txt").write_text(f"{learned}{len(structures)} structures, {n_rows} rows\n")
+        write_json(workdir / "operators.json", [atoms.info.get("operator") for atoms in structures])
         write_json(workdir / "metrics.json", {"loss": 0.25})
         return str(workdir / "learned.txt")
 
@@ -215,6 +217,16 @@ def test_members_go_on_from_their_own_checkpoints(tmp_path):
     assert (
         (tmp_path / "2/checkpoint/b/learned.txt").read_text().endswith("5 structures, 1 rows\n7 structures, 0 rows\n")
     )
+
+
+def test_no_member_learns_from_operators_of_another(tmp_path):
+    pool = [Atoms("Li", info={"generator": name, "operator": "exchange"}) for name in ("a", "b")]
+    pool += [Atoms("Li", info={"role": "label"})]
+    pool[0].calc = SinglePointCalculator(pool[0], energy=-1.0)
+    write_json(tmp_path / "achieved.json", [])
+    mix(a="Maker", b="Learner").finetune(pool, tmp_path, seed=1)
+    assert read_json(tmp_path / "checkpoint/b/operators.json") == [None, "exchange", None]
+    assert [atoms.info.get("operator") for atoms in pool] == ["exchange", "exchange", None]
 
 
 def test_a_member_that_cannot_learn_now_keeps_what_it_had(tmp_path, capsys):
