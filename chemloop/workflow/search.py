@@ -20,6 +20,7 @@ from chemloop.stages.relax import Known, Relax
 from chemloop.stages.screen import Screen
 from chemloop.stages.stage import OUTPUT, Stage, stage_folder
 from chemloop.tracker import Point
+from chemloop.workflow.ledger import rebuild
 
 if TYPE_CHECKING:
     from chemloop.config import Settings
@@ -34,12 +35,16 @@ class LearnFromSearch(Learn):
     """The generator learns from the known structures and the candidates, all by the force field."""
 
     def pool(self) -> list[Atoms]:
+        """As one force field has them all, their energies are above one hull, that of all of them."""
         from chemloop.physics.hull import energies_above_hull
 
-        references = reference_hull(self.campaign)
-        for atoms, energy in zip(references, energies_above_hull(references, references), strict=True):
-            atoms.info |= {"role": "label", "e_above_hull": float(energy)}
-        return references + self.candidates()
+        references, candidates = reference_hull(self.campaign), self.candidates()
+        for atoms in references:
+            atoms.info["role"] = "label"
+        found = references + [atoms for atoms in candidates if atoms.info["role"] == "candidate"]
+        for atoms, energy in zip(found, energies_above_hull(found, found), strict=True):
+            atoms.info["e_above_hull"] = float(energy)
+        return references + candidates
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Search:
 
 def search(campaign: Campaign, settings: Settings, config: dict[str, Any]) -> None:
     """loop.max_iterations rounds of generate, relax, screen and, for a generator that can, learn."""
+    (campaign.folder / "DONE").unlink(missing_ok=True)
+    if not campaign.ledger.exists():
+        rebuild(campaign, settings)
     tracker, history = settings.tracker, list[Point]()
     tracker.begin(campaign.folder, config)
     try:

@@ -10,6 +10,7 @@ from ase.build import bulk
 from chemloop.config import load
 from chemloop.physics.structures import set_results, write_structures
 from chemloop.runtime.campaign import Campaign
+from chemloop.runtime.disk import write_json
 from chemloop.stages.known import known_folder
 from chemloop.stages.stage import stage_folder
 from chemloop.workflow.search import (
@@ -17,6 +18,7 @@ from chemloop.workflow.search import (
     counts_below,
     iteration_line,
     new_structures,
+    search,
     show_summary,
     stages_of,
 )
@@ -75,6 +77,26 @@ def test_the_generator_learns_from_references_and_candidates(campaign):
     ]
     assert [atoms.info["e_above_hull"] for atoms in pool[:2]] == [0.0, 0.0]
     assert {atoms.info["role"] for atoms in pool[2:]} == {"candidate"} and len(pool) == 7
+    # all above one hull, that of all of them: none ties with another below it
+    energies = {atoms.info["id"]: round(atoms.info["e_above_hull"], 6) for atoms in pool}
+    assert energies["i01-g000-0000"] == 0.2 and energies["i01-g000-0002"] == 0.1 and energies["i02-g000-0001"] == 0.0
+
+
+def test_a_search_that_goes_on_is_not_finished_and_has_its_database(campaign, monkeypatch):
+    settings = load(campaign.config())
+    write_json(campaign.folder / "DONE", {"outputs": {}, "iterations": 1})
+    found = []
+
+    def stages(campaign, settings, iteration):
+        found.append(((campaign.folder / "DONE").exists(), rebuilt == [campaign]))
+        raise KeyboardInterrupt
+
+    rebuilt: list[Campaign] = []
+    monkeypatch.setattr("chemloop.workflow.search.rebuild", lambda campaign, settings: rebuilt.append(campaign))
+    monkeypatch.setattr("chemloop.workflow.search.stages_of", stages)
+    with pytest.raises(KeyboardInterrupt):
+        search(campaign, settings, campaign.config())
+    assert found == [(False, True)]
 
 
 def test_no_stage_of_a_search_labels_or_fine_tunes(campaign):
