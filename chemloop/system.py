@@ -23,6 +23,11 @@ MOBILE_IONS = ("Li", "Na", "K", "Rb", "Cs", "Ag", "Cu")  # the usual monovalent 
 BOND_SCALE = 1.15
 
 
+def system_name(name: str | None, elements: Sequence[str]) -> str:
+    """As given, else the elements, e.g. na-p-s."""
+    return name or "-".join(elements).lower()
+
+
 @dataclass
 class System:
     """A chemical system as configured: `conf/system/NAME.yaml`.
@@ -45,7 +50,7 @@ class System:
 
     def __post_init__(self) -> None:
         check_elements(self.elements, "system.elements")
-        self.name = self.name or "-".join(self.elements).lower()
+        self.name = system_name(self.name, self.elements)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(f"system.name = {self.name!r}: letters, digits, dot, dash and underscore are allowed")
         if not 0 < self.min_distance_ratio < 1:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chemloop.runtime.errors import ConfigError
+from chemloop.system import system_name
 from chemloop.tracker import Point, Table
 from chemloop.tracker.jsonl import JsonlTracker
 from chemloop.tracker.rows import AXES, dashboard_rows, x_axis
@@ -28,6 +31,8 @@ FORMER_MODES = {"run": "online", "dryrun": "offline"}
 """Names that WANDB_MODE may still have."""
 FINISH_TIMEOUT_S = 600
 """How long the end of a campaign waits for uploads; what was not sent by then is sent by the same command."""
+RETRY_AFTER_S = 600
+"""How long a campaign goes on before it tries again what failed: without network every attempt waits a while."""
 STAGING = "WANDB_DATA_DIR"
 
 
@@ -55,13 +60,14 @@ class WandbTracker(JsonlTracker):
         self._checkpoints: Mapping[int, Path] = {}
         self._tables: Sequence[Table] = ()
         self._run: Any = None
+        self._failed_at = -math.inf
         if self._mode() == "online":
             self._try(self._open)
 
     def show(self, history: Sequence[Point], checkpoints: Mapping[int, Path] | None = None) -> None:
         super().show(history)
         self._history, self._checkpoints = history, checkpoints or {}
-        if self._mode() == "online":
+        if self._mode() == "online" and time.monotonic() - self._failed_at > RETRY_AFTER_S:
             self._try(self._log)
 
     def tabulate(self, tables: Sequence[Table]) -> None:
@@ -86,7 +92,7 @@ class WandbTracker(JsonlTracker):
             action()
         except Exception as error:
             log.warning("W&B failed (%s); nothing is lost, the same command sends it again", error)
-            self._run = None
+            self._run, self._failed_at = None, time.monotonic()
             return False
         return True
 
@@ -99,7 +105,7 @@ class WandbTracker(JsonlTracker):
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
-            group=self.group or options["system"],
+            group=self.group or system_name(**{key: self._config["system"][key] for key in ("name", "elements")}),
             job_type=options["workflow"],
             name=self._campaign.name,
             id=self._run_id(),

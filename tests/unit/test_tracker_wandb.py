@@ -19,7 +19,11 @@ from chemloop.tracker.rows import dashboard_rows
 from chemloop.tracker.wandb import WandbTracker
 
 ROOT = Path(__file__).parents[2]
-CONFIG = {"options": {"system": "li-p-s", "model": "chgnet", "workflow": "explore"}, "seed": 0}
+CONFIG = {
+    "options": {"system": "li-p-s", "model": "chgnet", "workflow": "explore"},
+    "system": {"name": None, "elements": ["Li", "P", "S"]},
+    "seed": 0,
+}
 TABLES = [
     Table("best_structures", ("id", "e_above_hull_ev_per_atom"), [("i01-g000-0001", -0.03), ("i01-g000-0002", 0.01)]),
     Table("motif_catalogue", ("motif", "charge"), [("PS4^3-", -3), ("P2 chain", None)]),
@@ -303,6 +307,26 @@ def test_without_key_and_network_nothing_asks_or_hangs(campaign, monkeypatch, ca
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     assert drive(WandbTracker(), campaign) and drive(WandbTracker(), campaign)
     assert shown(the_run(campaign)) == dashboard_rows(history())
+
+
+def test_a_failure_is_told_once_and_tried_again_later(campaign, monkeypatch, caplog):
+    import wandb
+
+    def refuse(**keys) -> None:
+        opened.append(keys)
+        raise ConnectionError("the network is down")
+
+    opened: list[dict] = []
+    monkeypatch.setattr(wandb, "init", refuse)
+    tracker = WandbTracker(mode="online")
+    tracker.begin(campaign, CONFIG | {"system": {"name": None, "elements": ["Na", "P", "S"]}})
+    for n in range(1, 4):
+        tracker.show(history()[:n])
+    assert len(opened) == 1 and caplog.text.count("the network is down") == 1
+    monkeypatch.setattr("chemloop.tracker.wandb.RETRY_AFTER_S", 0)
+    tracker.show(history())
+    assert len(opened) == 2 and not tracker.end() and len(opened) == 3
+    assert opened[0]["group"] == "na-p-s"
 
 
 def test_bad_mode_is_one_sentence():
