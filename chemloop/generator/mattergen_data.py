@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,7 +48,7 @@ class Schedule:
     """How long it trains.
 
     n_steps: optimiser steps at most; max_epochs: passes over the structures at most, which bounds it on small data
-    batch_size: structures per step at most; an epoch has at least 4 steps where there are that many structures
+    batch_size: structures per step at most; an epoch has at least 4 steps where there are 8 structures or more
     learning_rate: of a network of 512 features, narrower ones take proportionally more
     """
 
@@ -70,7 +69,7 @@ class Schedule:
     def for_data(self, n_structures: int) -> tuple[int, int]:
         """Optimiser steps, and structures per step."""
         batch_size = max(LEAST_BATCH, min(self.batch_size, n_structures // STEPS_PER_EPOCH))
-        return min(self.n_steps, self.max_epochs * math.ceil(n_structures / batch_size)), batch_size
+        return min(self.n_steps, self.max_epochs * max(n_structures // batch_size, 1)), batch_size
 
     def rate_for(self, hidden: int) -> float:
         """The learning rate at a width. Source: doi:10.48550/arXiv.2203.03466, Adam's hidden weights"""

@@ -25,6 +25,9 @@ def crystals():
 def test_small_data_gets_small_batches_and_few_steps():
     schedule = Schedule(n_steps=400, max_epochs=10, batch_size=24)
     assert schedule.for_data(4) == (20, 2)
+    assert schedule.for_data(5) == (20, 2) and schedule.for_data(9) == (40, 2), (
+        "an epoch leaves out what fills no batch"
+    )
     assert schedule.for_data(40) == (40, 10)
     assert schedule.for_data(1000) == (400, 24)
     assert Schedule(learning_rate=1e-4).rate_for(512) == pytest.approx(1e-4)
