@@ -40,9 +40,9 @@ class Limits:
 
 
 def residual_force(forces: np.ndarray, stress: np.ndarray, volume: float) -> float:
-    """The largest force that is left, eV/A: over atoms |F_i|, and over rows of the virial |V stress_i| / n_atoms.
+    """The largest of what is left: over atoms |F_i|, eV/A, and over rows of the virial |V stress_i| / n_atoms, eV.
 
-    The second is what ASE's FrechetCellFilter calls the force on the cell; 0.05 eV/A at 20 A^3/atom is 0.4 GPa.
+    The second is what ASE's FrechetCellFilter calls the force on the cell; 0.05 eV at 20 A^3/atom is 0.4 GPa.
     """
     on_atoms = np.linalg.norm(forces, axis=1).max()
     on_cell = np.linalg.norm(stress, axis=1).max() * volume / len(forces)
