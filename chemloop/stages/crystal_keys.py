@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ase import Atoms
+
+from chemloop.physics.structures import read_structures
 from chemloop.runtime.disk import file_hash, write_whole
 from chemloop.runtime.errors import StructureError
 from chemloop.stages.known import converged
@@ -60,15 +63,28 @@ def read_keys(path: Path, bond_cutoffs: Mapping[str, float], source: Path | None
 def screened_before(stage: Stage, n_jobs: int = 1) -> list[CrystalKey]:
     """Of the structures that the screen stages before this one left; only converged ones are known.
 
-    Those of an iteration without a valid file of keys are found anew, which the log of the item says.
-    n_jobs: processes, for finding them anew
+    n_jobs: processes, for those that have to be found anew
+    """
+    return _left_before(stage, "screen", converged, n_jobs)
+
+
+def generated_before(stage: Stage) -> list[CrystalKey]:
+    """Of the valid structures that the generate stages before this one left."""
+    return _left_before(stage, "generate", read_structures)
+
+
+def _left_before(stage: Stage, name: str, read: Callable[[Path], Sequence[Atoms]], n_jobs: int = 1) -> list[CrystalKey]:
+    """Keys of what the stages of that name before this one left.
+
+    Those of an iteration without a valid file of keys are found anew, which the log says.
+    read: the structures of an output that have keys
     """
     matcher = stage.settings.loop.screen.matcher
     known: list[CrystalKey] = []
-    for folder in stage.earlier("screen"):
+    for folder in stage.earlier(name):
         try:
             known += read_keys(folder / KEYS, matcher.bond_cutoffs, folder / OUTPUT)
         except StructureError as error:
             print(f"Finding crystal keys anew, because {error}")
-            known += matcher.keys(converged(folder / OUTPUT), n_jobs)
+            known += matcher.keys(read(folder / OUTPUT), n_jobs)
     return known

@@ -18,7 +18,7 @@ from chemloop.physics.validity import OUTSIDE, Bounds, find_fault
 from chemloop.runtime.disk import write_json
 from chemloop.runtime.errors import ConfigError, ItemFailed, StructureError
 from chemloop.runtime.item import Item, derived_seed
-from chemloop.stages.crystal_keys import KEYS, read_keys, write_keys
+from chemloop.stages.crystal_keys import KEYS, generated_before, read_keys, write_keys
 from chemloop.stages.proposals import PROPOSALS, YIELD, Proposals, read_proposals, yields_in
 from chemloop.stages.stage import OUTPUT, Stage, current_generator
 from chemloop.system import System
@@ -85,11 +85,12 @@ class GenerateSettings:
 
 
 class Generate(Stage):
-    """output.extxyz: the valid structures, no two of them equal, with what is known of their birth; proposals.json: how
-    many were proposed, and why the others were dropped.
+    """output.extxyz: the valid structures, no two of them equal, and none equal to one of an earlier iteration, with
+    what is known of their birth; keys.jsonl: their keys, for later iterations; proposals.json: how many were proposed,
+    and why the others were dropped.
 
-    What a structure shows by itself is checked where it is made, the topology last; duplicates are found at the end,
-    among those of all items.
+    What a structure shows by itself is checked where it is made, the topology last; what was proposed before and
+    duplicates are found at the end, among those of all items.
     """
 
     name = "generate"
@@ -173,13 +174,17 @@ class Generate(Stage):
         proposals = Proposals()
         for item in items:
             proposals += read_proposals(item.folder)
-        valid = []
-        for number, (atoms, first) in enumerate(zip(structures, matcher.duplicates(keys), strict=True)):
-            if first == number:
-                valid.append(atoms)
+        is_repeated, first = matcher.is_known(keys, generated_before(self)), matcher.duplicates(keys)
+        valid: list[Atoms] = []
+        valid_keys: list[CrystalKey] = []
+        for number, (atoms, key) in enumerate(zip(structures, keys, strict=True)):
+            if is_repeated[number] or first[number] != number:
+                proposals.drop(atoms, "proposed before" if is_repeated[number] else "duplicate")
             else:
-                proposals.drop(atoms, "duplicate")
+                valid.append(atoms)
+                valid_keys.append(key)
         write_structures(self.folder / OUTPUT, valid)
+        write_keys(self.folder / KEYS, valid_keys, matcher.bond_cutoffs, self.folder / OUTPUT)
         write_json(self.folder / PROPOSALS, proposals.to_json())
         return {"n_asked": self.settings.loop.generate.n, "n_valid": len(valid), **proposals.metrics()}
 
@@ -190,7 +195,7 @@ class Generate(Stage):
         return "; ".join(f"{name}: {warning}" for name in sorted(warnings) for warning in warnings[name]) or None
 
     def final_files(self) -> list[Path]:
-        return [*super().final_files(), self.folder / PROPOSALS]
+        return [*super().final_files(), self.folder / PROPOSALS, self.folder / KEYS]
 
 
 def round_folders(item: Path, n_rounds: int) -> list[Path]:

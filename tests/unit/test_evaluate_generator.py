@@ -112,6 +112,14 @@ def test_another_size_than_asked_for_is_a_fault(started):
     assert row.faults == {"outside the system": 1, "too many atoms": 1, "duplicate": 1}
 
 
+def test_what_another_size_proposed_is_no_repetition(started):
+    campaign, settings = started("workflow.n=1", "workflow.n_atoms=[3,6]")
+    small = crystal("mp-1153", "")
+    for n_atoms, atoms in ((3, small), (6, small.repeat((2, 1, 1))), (ANY_SIZE, small)):
+        stage = Sample(campaign, replace(settings, generator=ScriptedGenerator([atoms])), n_atoms)
+        assert explored.run(stage)["n_valid"] == 1
+
+
 def judged(campaign, settings, n_atoms: int) -> None:
     """Three valid samples of four that were asked for: a known one, a new low one, one that did not converge."""
     sample, relax, judge = (kind(campaign, settings, n_atoms) for kind in (Sample, RelaxSamples, Judge))

@@ -118,6 +118,49 @@ def test_duplicates_are_found_across_items(stage):
     assert stage.folder / "proposals.json" in stage.final_files()
 
 
+def following(stage: Generate, structures) -> Generate:
+    """The same stage of the next iteration, whose generator proposes these structures."""
+    settings = replace(stage.settings, generator=ScriptedGenerator(structures))
+    return replace(stage, settings=settings, iteration=stage.iteration + 1)
+
+
+def test_what_an_earlier_iteration_proposed_is_dropped(stage):
+    first = stage([crystal(), crystal("mp-736"), crystal("mp-736")])
+    assert "n_dropped_proposed_before" not in explored.run(first)
+    second = following(first, [crystal(), crystal("mp-157"), crystal(generator="other", scale=1.01)])
+    metrics = explored.run(second)
+    assert metrics["n_valid"] == 1 and metrics["n_generated"] == 3
+    assert metrics["n_dropped_proposed_before"] == 2 and "n_dropped_duplicate" not in metrics
+    assert metrics["random/n_dropped_proposed_before"] == metrics["other/n_dropped_proposed_before"] == 1
+    assert metrics["random/n_valid"] == 1 and metrics["other/n_valid"] == 0
+    assert [atoms.info["id"] for atoms in second.output()] == ["i02-g000-0001"]
+
+    third = following(second, [crystal("mp-157"), crystal(), crystal("mp-985583")])
+    assert explored.run(third)["n_dropped_proposed_before"] == 2
+    assert [atoms.info["id"] for atoms in third.output()] == ["i03-g000-0002"]
+    before = {path.name: path.read_bytes() for path in second.final_files() if path.exists()}
+    assert second.collect(second.plan()) == metrics
+    assert {name: (second.folder / name).read_bytes() for name in before} == before and "keys.jsonl" in before
+
+
+def test_an_iteration_may_propose_nothing_new(stage):
+    first = stage([crystal(), crystal("mp-736")])
+    explored.run(first)
+    second = following(first, [crystal("mp-736"), crystal()])
+    assert explored.run(second)["n_valid"] == 0 and second.output() == []
+    third = following(second, [crystal(), crystal("mp-157")])
+    assert explored.run(third)["n_dropped_proposed_before"] == 1
+
+
+def test_an_iteration_without_keys_was_still_proposed(stage, capsys):
+    first = stage([crystal(), crystal("mp-736")])
+    explored.run(first)
+    (first.folder / "keys.jsonl").unlink()
+    second = following(first, [crystal("mp-736"), crystal("mp-157")])
+    assert explored.run(second)["n_dropped_proposed_before"] == 1
+    assert "Finding crystal keys anew" in capsys.readouterr().out
+
+
 def test_several_generators_report_each_for_itself(stage):
     counts = {
         "attempts": 5, "rejected": {"too close": 1, "member failed": 2}, "cpu_seconds": 2.0,

@@ -71,3 +71,4 @@ def test_two_iterations_of_the_loop(compose_config, tmp_path):
     parents = {id for atoms in children for id in str(atoms.info["parents"]).split()}
     assert all(id.startswith(("i00-r", "i01-g")) for id in parents)
     assert names_of(again.output()).keys() <= MEMBERS and len(again.output()) > 6
+    assert not any(settings.loop.screen.matcher.is_known(again.output(), made))
