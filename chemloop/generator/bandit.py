@@ -33,6 +33,23 @@ def evidence_of(achieved: Iterable[Mapping[str, Any]], names: Sequence[str], mem
     return {name: Evidence(*total.tolist()) for name, total in sums.items()}
 
 
+def with_lost_places(achieved: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the time of what came to nothing: a proposal that is not valid takes the place of one that is, and
+    costs what a valid one of that iteration took on average.
+
+    Otherwise a generator that has nothing new to propose would find nothing in no time, and look as if it were untried.
+    achieved: rows of `iteration`, `n_proposed`, `n_valid` and `cpu_seconds`
+    """
+    rows = [dict(row) for row in achieved]
+    for iteration in {row["iteration"] for row in rows}:
+        together = [row for row in rows if row["iteration"] == iteration]
+        n_valid = sum(row["n_valid"] for row in together)
+        price = sum(row["cpu_seconds"] for row in together) / max(n_valid, 1)
+        for row in together:
+            row["cpu_seconds"] += price * (row["n_proposed"] - row["n_valid"])
+    return rows
+
+
 def shares_of(evidence: Mapping[str, Evidence], seed: int) -> dict[str, float] | None:
     """The probability of each generator that it finds most per CPU second; None where nobody has found anything.
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ase import Atoms
 
-from chemloop.generator.bandit import apportion, evidence_of, shares_of, with_floor
+from chemloop.generator.bandit import apportion, evidence_of, shares_of, with_floor, with_lost_places
 from chemloop.generator.tally import YIELD, Tally, write_yield
 from chemloop.physics.validity import OUTSIDE
 from chemloop.protocols import Generator
@@ -187,7 +187,8 @@ class MixGenerator:
             if (own / METRICS).exists():
                 metrics |= {f"{name}_{key}": value for key, value in read_json(own / METRICS).items()}
         evidence = evidence_of(achieved, list(self.members), self.memory)
-        weights = with_floor(shares_of(evidence, seed) or self._first_weights(), self.min_share)
+        paid = evidence_of(with_lost_places(achieved), list(self.members), self.memory)
+        weights = with_floor(shares_of(paid, seed) or self._first_weights(), self.min_share)
         for name, found in evidence.items():
             metrics[f"share_{name}"] = weights[name]
             if found.cpu_seconds > 0:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from chemloop.generator.bandit import Evidence, apportion, evidence_of, shares_of, with_floor
+from chemloop.generator.bandit import Evidence, apportion, evidence_of, shares_of, with_floor, with_lost_places
 
 
 def test_shares_are_rounded_by_chance_and_right_on_average():
@@ -47,6 +47,18 @@ def test_earlier_iterations_count_less():
     evidence = evidence_of(rows, ["a", "b", "c"], memory=0.5)
     assert evidence == {"a": (2.0, 35.0), "b": (1.0, 5.0), "c": (0.0, 0.0)}
     assert evidence_of([], ["a"], 0.5) == {"a": (0.0, 0.0)}
+
+
+def test_who_has_nothing_new_to_propose_is_not_taken_for_untried():
+    rows = [
+        {"iteration": 1, "generator": "a", "n_proposed": 10, "n_valid": 10, "n_sun": 5, "cpu_seconds": 80.0},
+        {"iteration": 1, "generator": "b", "n_proposed": 10, "n_valid": 0, "n_sun": 0, "cpu_seconds": 1.0},
+        {"iteration": 2, "generator": "b", "n_proposed": 10, "n_valid": 0, "n_sun": 0, "cpu_seconds": 1.0},
+    ]
+    paid = with_lost_places(rows)
+    assert [row["cpu_seconds"] for row in paid] == [80.0, 82.0, 11.0] and rows[1]["cpu_seconds"] == 1.0
+    as_if_untried = shares_of(evidence_of(rows[:2], ["a", "b"], 0.7), 0)
+    assert shares_of(evidence_of(paid[:2], ["a", "b"], 0.7), 0)["b"] < 0.1 < 0.3 < as_if_untried["b"]
 
 
 def test_no_share_is_below_the_floor():
