@@ -140,6 +140,9 @@ class Known(Stage):
     def run(self, item: Item) -> Sequence[str]:
         return write_relaxed(self, item, relax_to_end(self, read_structures(item.folder / "input.extxyz")))
 
+    def in_hull(self, item: Item) -> list[str]:
+        return _known_in(item)
+
     def collect(self, items: Sequence[Item]) -> dict[str, float]:
         _, carried = known_structures(self)
         relaxed = self.merge(items, OUTPUT)
@@ -201,6 +204,9 @@ class Relax(Stage):
         finish = _timed(seconds, FINE, functools.partial(relax_to_end, self, displacement=displacement))
         return relax_in_two_parts(structures, begin, give_up, finish)
 
+    def in_hull(self, item: Item) -> list[str]:
+        return _known_in(item)
+
     def _given_up(self, structures: Sequence[Atoms]) -> list[str | None]:
         """Why each is relaxed no further after the coarse part; None where it is."""
         from chemloop.physics.racing import find_hopeless, find_known
@@ -238,6 +244,12 @@ class Relax(Stage):
             "n_carried": len(carried),
             "mean_steps": sum(atoms.info["n_relax_steps"] for atoms in candidates) / max(1, len(candidates)),
         } | {f"n_dropped_{reason.replace(' ', '_')}": n for reason, n in sorted(dropped.items())}
+
+
+def _known_in(item: Item) -> list[str]:
+    """Ids of the references and earlier finds among what an item relaxes."""
+    structures = read_structures(item.folder / "input.extxyz")
+    return [atoms.info["id"] for atoms in structures if atoms.info["role"] != "candidate"]
 
 
 def _timed(seconds: dict[str, float], part: str, step: Callable[[Sequence[Atoms]], Any]) -> Callable[..., Any]:

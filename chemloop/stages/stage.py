@@ -84,7 +84,7 @@ class Stage(ABC):
     def ensure(self) -> dict[str, float]:
         """Bring the stage to its end, from wherever it stands, and return its metrics.
 
-        Raises: StageFailed when too many items failed
+        Raises: StageFailed when too many items failed, or one with structures that the hull is made of
         """
         if self.is_done:
             return self.metrics
@@ -130,16 +130,26 @@ class Stage(ABC):
         items = sorted((self.folder / "items").glob("*/FAILED"))
         return [{"item": path.parent.name, "reason": read_json(path)["reason"]} for path in items]
 
+    def in_hull(self, item: Item) -> list[str]:
+        """Ids of structures of an item that the hull is made of; none of them may be lost."""
+        return []
+
     def _check_failures(self, items: Sequence[Item]) -> None:
-        failed = [(item, failure["reason"]) for item in items if (failure := item.failure) is not None]
+        failed = {item: failure["reason"] for item in items if (failure := item.failure) is not None}
+        lost = {item: ids for item in failed if (ids := self.in_hull(item))}
         allowed = self.settings.loop.max_failed_fraction
-        if len(failed) > allowed * len(items):
-            item, reason = failed[0]
-            raise StageFailed(
-                f"{len(failed)} of {len(items)} items of {self.folder} failed, loop.max_failed_fraction allows"
-                f" {allowed:g}; the first: {reason} (log: {item.folder / 'log.out'}). To try them again, delete their"
-                " FAILED files and run the same command"
-            )
+        if lost:
+            missing = ", ".join(id for ids in lost.values() for id in ids)
+            failed, why = {item: failed[item] for item in lost}, f"and without them the hull would lack {missing}"
+        elif len(failed) > allowed * len(items):
+            why = f"loop.max_failed_fraction allows {allowed:g}"
+        else:
+            return
+        item, reason = next(iter(failed.items()))
+        raise StageFailed(
+            f"{len(failed)} of {len(items)} items of {self.folder} failed, {why}; the first: {reason} (log:"
+            f" {item.folder / 'log.out'}). To try them again, delete their FAILED files and run the same command"
+        )
 
     def item(self, number: int) -> Item:
         return Item(self.folder / "items" / f"{number:04d}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -13,9 +15,11 @@ from chemloop.config import load
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import read_json, write_json
-from chemloop.runtime.errors import ConfigError
+from chemloop.runtime.errors import ConfigError, StageFailed
 from chemloop.runtime.ledger import Ledger
+from chemloop.runtime.submit import is_settled
 from chemloop.stages.achieved import relaxing_seconds
+from chemloop.stages.known import known_structures
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
 from chemloop.stages.stage import current_model, stage_folder
@@ -27,10 +31,14 @@ COARSE = ("loop.relax.coarse.max_steps=4", "loop.relax.coarse.fmax=0.5")
 
 
 class Fussy(LennardJones):
-    """Fails for the first of the candidates."""
+    """Fails for the first of the candidates, or for another formula."""
+
+    def __init__(self, formula: str = "LiS2Li", **keywords):
+        super().__init__(**keywords)
+        self.formula = formula
 
     def calculate(self, atoms=None, *arguments, **keywords):
-        if atoms.symbols.get_chemical_formula("reduce") == "LiS2Li":
+        if atoms.symbols.get_chemical_formula("reduce") == self.formula:
             raise RuntimeError("does not converge")
         super().calculate(atoms, *arguments, **keywords)
 
@@ -80,6 +88,57 @@ def relaxed(campaign: Campaign, iteration: int = 1) -> tuple[dict[str, float], d
     stage = Relax(campaign, settings, iteration)
     metrics = run(stage)
     return metrics, {atoms.info["id"]: atoms for atoms in stage.output()}
+
+
+def in_this_process(stage: Relax | Known, failing: str | None = None) -> Callable[..., None]:
+    """In the place of workers: runs what is not settled; an item with the structure of that id fails."""
+
+    def run_items(items, *_):
+        for item in (item for item in items if not is_settled(item)):
+            if failing in {atoms.info["id"] for atoms in read_structures(item.folder / "input.extxyz")}:
+                item.fail("its worker ended 3 times without a result")
+            else:
+                item.finish(stage.run(item), 0.0)
+
+    return run_items
+
+
+@pytest.mark.parametrize("is_race", [True, False])
+def test_a_hull_that_lacks_what_is_known_stops_the_campaign(begin, monkeypatch, is_race):
+    overrides = (*COARSE, "loop.relax.coarse.stop_above=9") if is_race else ()
+    campaign = begin("loop.relax.per_item=1", "loop.max_failed_fraction=0.9", *overrides)
+    settings = load(campaign.config())
+    stage = (Known if is_race else Relax)(campaign, settings, 1)
+    (lost,) = [atoms.info["id"] for atoms in known_structures(stage)[0] if atoms.symbols[0] == "P"]
+    monkeypatch.setattr("chemloop.stages.stage.run_to_end", in_this_process(stage, lost))
+    n_items, number = (3, 1) if is_race else (6, 4)
+    folder = stage.folder / f"items/{number:04d}"
+    message = (
+        rf"1 of {n_items} items of {stage.folder} failed, and without them the hull would lack {lost};"
+        rf" the first: its worker ended 3 times without a result \(log: {folder}/log\.out\)\. To try them again, delete"
+        " their FAILED files and run the same command"
+    )
+    with pytest.raises(StageFailed, match=message):
+        stage.ensure()
+    assert not stage.is_done
+    monkeypatch.setattr("chemloop.stages.stage.run_to_end", in_this_process(stage))
+    with pytest.raises(StageFailed, match=lost):
+        stage.ensure()
+    (folder / "FAILED").unlink()
+    stage.ensure()
+    assert stage.is_done and lost in {atoms.info["id"] for atoms in stage.output()}
+
+
+def test_candidates_may_fail_and_so_may_the_relaxation_of_what_is_known(begin, monkeypatch):
+    """A reference that does not converge, or that the force field cannot compute, is there and says so."""
+    fussy = LJ | {"_target_": f"{__name__}.Fussy", "formula": "P"}
+    campaign = begin("loop.relax.max_steps=1", "loop.relax.per_item=1", calculator=fussy)
+    stage = Relax(campaign, load(campaign.config()), 1)
+    monkeypatch.setattr("chemloop.stages.stage.run_to_end", in_this_process(stage, "i01-g000-0001"))
+    stage.ensure()
+    known = [atoms for atoms in stage.output() if atoms.info["role"] == "reference"]
+    assert len(known) == 3 and not any(atoms.info["converged"] for atoms in known if atoms.symbols[0] == "P")
+    assert stage.metrics["relax/n_relaxed"] == 2 and len(stage.failures()) == 1
 
 
 def test_the_same_force_field_relaxes_what_is_known_once(begin):
