@@ -52,19 +52,25 @@ def find_hopeless(structures: Sequence[Atoms], hull: Sequence[Atoms], stop_above
 
 
 def find_known(structures: Sequence[Atoms], known: Sequence[Atoms | CrystalKey], matcher: Matcher) -> list[str | None]:
-    """For each structure None, or in words that it equals a known one or an earlier one among the structures."""
+    """For each structure None, or in words that it equals a known one, or a lower one among those that do not.
+
+    Lower by `mlff_energy`, because equal ones may differ in volume; without energies the first one counts.
+    structures: all with energies or all without, and none that is given up: nobody would be left of it and its twin
+    """
     compositions = set(map(_composition, structures))
     # what matching needs to know of a crystal costs as much as some steps, so only for those that can be equal
     close = [crystal for crystal in known if _composition(crystal) in compositions]
-    is_known, first = matcher.is_known(structures, close), matcher.duplicates(structures)
-    return [
-        f"{EARLY}: equals a known structure"
-        if is_known[number]
-        else f"{EARLY}: equals {structures[founder].info.get('id', f'structure {founder}')}"
-        if founder != number
-        else None
-        for number, founder in enumerate(first)
-    ]
+    keys = matcher.keys(structures)
+    reasons = [f"{EARLY}: equals a known structure" if is_old else None for is_old in matcher.is_known(keys, close)]
+    new = sorted(
+        (number for number, reason in enumerate(reasons) if reason is None),
+        key=lambda number: structures[number].info.get("mlff_energy", 0.0) / len(structures[number]),
+    )
+    for place, first in enumerate(matcher.duplicates([keys[number] for number in new])):
+        if first != place:
+            name = structures[new[first]].info.get("id", f"structure {new[first]}")
+            reasons[new[place]] = f"{EARLY}: equals {name}"
+    return reasons
 
 
 def _composition(crystal: Atoms | CrystalKey) -> tuple[tuple[int, int], ...]:

@@ -42,7 +42,7 @@ class CoarseSettings:
     model: the node of a force field that is cheaper than the current one and relaxes this part instead; null: none
     stop_above: eV/atom above the hull by the current force field at the end of this part, from which a structure is
         relaxed no further; null: all are
-    stop_known: whether structures that equal a known one, or an earlier one of the item, are relaxed no further
+    stop_known: whether structures that equal a known one, or a lower one of the item, are relaxed no further
     """
 
     max_steps: int = 0
@@ -220,8 +220,11 @@ class Relax(Stage):
             hull = [atoms for atoms in known if atoms.info["converged"]]
             reasons = find_hopeless(structures, hull, coarse.stop_above)
         if coarse.stop_known:
-            found = find_known(structures, [*settled(known), *screened_before(self)], self.settings.loop.screen.matcher)
-            reasons = [first or second for first, second in zip(reasons, found, strict=True)]
+            left = [number for number, reason in enumerate(reasons) if reason is None]
+            new = [structures[number] for number in left]
+            found = find_known(new, [*settled(known), *screened_before(self)], self.settings.loop.screen.matcher)
+            for number, reason in zip(left, found, strict=True):
+                reasons[number] = reason
         return reasons
 
     def collect(self, items: Sequence[Item]) -> dict[str, float]:

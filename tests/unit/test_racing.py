@@ -51,8 +51,28 @@ def test_what_is_known_is_found_early():
         "known early: equals new",
         None,
     ]
+    assert find_known([], [known], Matcher()) == []
     found = find_known([salt(5.0, "new"), other], [known, *elements()], Matcher())
     assert found == ["known early: equals a known structure", None]
+
+
+def test_of_twins_the_lowest_is_kept():
+    twins = [salt(5.0, "high", -1.9), salt(5.6, "low", -2.1), salt(5.2, "middle", -2.0).repeat((2, 1, 1))]
+    assert find_known(twins, [], Matcher()) == ["known early: equals low", None, "known early: equals low"]
+    for atoms in twins:
+        del atoms.info["mlff_energy"]
+    assert find_known(twins, [], Matcher()) == [None, "known early: equals high", "known early: equals high"]
+
+
+def test_nothing_is_the_twin_of_a_known_one_alone():
+    """To match is not transitive: the first lies within the tolerance of both others, these not of each other."""
+    known, near, far = (bulk("LiS", "cesiumchloride", a=3.0) for _ in range(3))
+    near.positions[1] += [0, 0, 0.6]
+    far.positions[1] += [0, 0, 1.2]
+    matcher = Matcher()
+    assert matcher.is_known([near, far], [known]) == [True, False]
+    assert matcher.duplicates([near, far]) == [0, 0]
+    assert find_known([near, far], [known], matcher) == ["known early: equals a known structure", None]
 
 
 def parts(log: list[list[str]]):

@@ -242,7 +242,21 @@ def test_a_twin_is_given_up_early(begin):
     structures[1].rattle(0.001, seed=9)
     metrics, found = relaxed(begin(*COARSE, "loop.relax.coarse.stop_known=true", structures=structures))
     assert metrics["n_dropped_known_early"] == 1
-    assert found["i01-g000-0001"].info["dropped"] == "known early: equals i01-g000-0000"
+    (given_up,) = [atoms for atoms in found.values() if "dropped" in atoms.info]
+    other = {"i01-g000-0000": "i01-g000-0001", "i01-g000-0001": "i01-g000-0000"}[given_up.info["id"]]
+    assert given_up.info["dropped"] == f"known early: equals {other}"
+
+
+def test_the_twin_of_a_hopeless_one_is_relaxed(begin):
+    """Volumes are made equal where structures are compared, so one far too wide equals a good one."""
+    near = candidates(1)[0]
+    wide = near.copy()
+    wide.set_cell(wide.cell * 1.4, scale_atoms=True)
+    near.info["id"] = "i01-g000-0001"
+    overrides = "loop.relax.coarse.max_steps=1", "loop.relax.coarse.stop_above=0.1", "loop.relax.coarse.stop_known=true"
+    metrics, found = relaxed(begin(*overrides, structures=[wide, near]))
+    assert found["i01-g000-0000"].info["dropped"].startswith("hopeless: ")
+    assert metrics["n_kept"] == 1 and "dropped" not in found["i01-g000-0001"].info
 
 
 @pytest.mark.parametrize("is_converged", [True, False])
