@@ -30,7 +30,7 @@ class CampaignError(ChemLoopError):
 
 
 class StageFailed(ChemLoopError):
-    """More items of a stage failed than `loop.max_failed_fraction` allows."""
+    """More items of a stage failed than `loop.max_failed_fraction` allows, or one that the hull needs."""
 
 
 class ItemFailed(Exception):

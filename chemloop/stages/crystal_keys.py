@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 
+from chemloop.physics.matching import Matcher
 from chemloop.physics.structures import read_structures
 from chemloop.runtime.disk import file_hash, write_whole
 from chemloop.runtime.errors import StructureError
 from chemloop.stages.known import converged
-from chemloop.stages.stage import OUTPUT, Stage
+from chemloop.stages.stage import OUTPUT, FileVersion, Stage, file_version
 
 if TYPE_CHECKING:
     from chemloop.physics.crystal_key import CrystalKey
@@ -73,18 +75,36 @@ def generated_before(stage: Stage) -> list[CrystalKey]:
     return _left_before(stage, "generate", read_structures)
 
 
-def _left_before(stage: Stage, name: str, read: Callable[[Path], Sequence[Atoms]], n_jobs: int = 1) -> list[CrystalKey]:
+Reader = Callable[[Path], Sequence[Atoms]]
+
+
+def _left_before(stage: Stage, name: str, read: Reader, n_jobs: int = 1) -> list[CrystalKey]:
     """Keys of what the stages of that name before this one left.
 
-    Those of an iteration without a valid file of keys are found anew, which the log says.
+    Those of an iteration without a valid file of keys are found anew, which the log of the item says; of a worker's
+    items that of the first, because the keys stay in memory for the others.
     read: the structures of an output that have keys
     """
-    matcher = stage.settings.loop.screen.matcher
+    cutoffs = tuple(sorted(stage.settings.loop.screen.matcher.bond_cutoffs.items()))
     known: list[CrystalKey] = []
     for folder in stage.earlier(name):
-        try:
-            known += read_keys(folder / KEYS, matcher.bond_cutoffs, folder / OUTPUT)
-        except StructureError as error:
-            print(f"Finding crystal keys anew, because {error}")
-            known += matcher.keys(read(folder / OUTPUT), n_jobs)
+        versions = file_version(folder / KEYS), file_version(folder / OUTPUT)
+        known += _left_in(folder, versions, cutoffs, read, n_jobs)
     return known
+
+
+@functools.lru_cache
+def _left_in(
+    folder: Path,
+    versions: tuple[FileVersion, FileVersion],
+    bond_cutoffs: tuple[tuple[str, float], ...],
+    read: Reader,
+    n_jobs: int,
+) -> list[CrystalKey]:
+    """Of one stage; versions: of its keys and structures."""
+    matcher = Matcher(bond_cutoffs=dict(bond_cutoffs))  # its tolerances play no part in a key
+    try:
+        return read_keys(folder / KEYS, matcher.bond_cutoffs, folder / OUTPUT)
+    except StructureError as error:
+        print(f"Finding crystal keys anew, because {error}")
+        return matcher.keys(read(folder / OUTPUT), n_jobs)

@@ -21,7 +21,7 @@ from chemloop.stages.crystal_keys import screened_before
 from chemloop.stages.generate import generated
 from chemloop.stages.known import converged, is_sun, known_folder, known_structures, settled
 from chemloop.stages.relaxing import BATCHES, COARSE, COSTS, FINE, relax_coarsely, relax_to_end, write_relaxed
-from chemloop.stages.stage import OUTPUT, Stage
+from chemloop.stages.stage import OUTPUT, FileVersion, Stage, file_version
 
 if TYPE_CHECKING:
     from chemloop.physics.relaxation import Relaxed
@@ -84,7 +84,7 @@ class CoarseSettings:
 
 @dataclass
 class RelaxSettings:
-    """fmax: eV/A, for forces and for the stress times the volume per atom's edge; max_steps: optimiser steps.
+    """fmax: eV/A for forces, and as many eV for the stress times the volume per atom; max_steps: optimiser steps.
 
     displacement: A, of the atoms before the first step, so that symmetric crystals leave saddle points
     engine: `ase` (fewest steps, any device) or `torchsim` (many structures on a GPU)
@@ -215,7 +215,8 @@ class Relax(Stage):
         reasons: list[str | None] = [None] * len(structures)
         if self._known is None:
             return reasons
-        known = self._known.output()
+        path = self._known.folder / OUTPUT
+        known = _read_once(path, file_version(path))
         if coarse.stop_above is not None:
             hull = [atoms for atoms in known if atoms.info["converged"]]
             reasons = find_hopeless(structures, hull, coarse.stop_above)
@@ -253,6 +254,12 @@ def _known_in(item: Item) -> list[str]:
     """Ids of the references and earlier finds among what an item relaxes."""
     structures = read_structures(item.folder / "input.extxyz")
     return [atoms.info["id"] for atoms in structures if atoms.info["role"] != "candidate"]
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(path: Path, version: FileVersion) -> list[Atoms]:
+    """The structures of a file, kept in memory from one item of a worker to the next, so not to be changed."""
+    return read_structures(path)
 
 
 def _timed(seconds: dict[str, float], part: str, step: Callable[[Sequence[Atoms]], Any]) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ OUTPUT = "output.extxyz"
 METRICS = "metrics.json"
 BASE = "base.json"
 FIT = "fit.json"
+FileVersion = tuple[int, int, int] | None
 
 
 @dataclass
@@ -239,6 +240,15 @@ def check_unchanged(checkpoint: str | None, record: dict[str, Any]) -> None:
 def checkpoint_hash(checkpoint: str | None) -> str | None:
     """SHA-256 of a checkpoint that is a file; None for a name or for random weights."""
     return file_hash(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None
+
+
+def file_version(path: Path) -> FileVersion:
+    """What changes when a file is written anew, for what a process keeps of it in memory; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @functools.lru_cache

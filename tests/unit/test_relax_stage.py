@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.io import write
 
+from chemloop import physics
 from chemloop.config import load
 from chemloop.physics.structures import read_structures, write_structures
 from chemloop.runtime.campaign import Campaign
@@ -18,8 +19,10 @@ from chemloop.runtime.disk import read_json, write_json
 from chemloop.runtime.errors import ConfigError, StageFailed
 from chemloop.runtime.ledger import Ledger
 from chemloop.runtime.submit import is_settled
+from chemloop.stages import crystal_keys
 from chemloop.stages.achieved import relaxing_seconds
-from chemloop.stages.known import known_structures
+from chemloop.stages.crystal_keys import write_keys
+from chemloop.stages.known import known_folder, known_structures
 from chemloop.stages.prepare import Prepare
 from chemloop.stages.relax import CoarseSettings, Known, Relax, RelaxSettings
 from chemloop.stages.stage import current_model, stage_folder
@@ -273,6 +276,54 @@ def test_only_what_was_relaxed_to_the_end_is_known_early(begin, is_converged):
     generated(campaign, 2, again)
     metrics, _ = relaxed(campaign, 2)
     assert metrics.get("n_dropped_known_early", 0) == is_converged
+
+
+def test_a_worker_reads_once_what_its_items_race_against(begin, monkeypatch):
+    campaign = begin(*COARSE, "loop.relax.per_item=1", "loop.relax.coarse.stop_known=true", structures=candidates(1))
+    before = relaxed(campaign)[1]["i01-g000-0000"]
+    before.info |= {"e_above_hull": 0.5, "is_stable": False, "is_unique": True, "is_novel": True, "converged": True}
+    again = [candidates(1)[0], candidates(1)[0]]
+    for number, atoms in enumerate(again):
+        atoms.info["id"] = f"i02-g000-{number:04d}"
+    generated(campaign, 2, again)
+    stage = Relax(campaign, load(campaign.config()), 2)
+    run(Known(campaign, stage.settings, 2))
+    screened, known = stage_folder(campaign, 1, "screen") / "output.extxyz", known_folder(campaign, 2) / "output.extxyz"
+    screened.parent.mkdir()
+
+    def leave(structures: list[Atoms]) -> None:
+        matcher = stage.settings.loop.screen.matcher
+        write_structures(screened, structures)
+        write_keys(screened.parent / "keys.jsonl", matcher.keys(structures), matcher.bond_cutoffs, screened)
+
+    def dropped() -> list[str | None]:
+        items = stage.plan()
+        read.clear()
+        for item in items:
+            stage.run(item)
+        return [read_structures(item.folder / "output.extxyz")[0].info.get("dropped") for item in items]
+
+    read: list[str] = []
+    noted(monkeypatch, crystal_keys, "read_keys", read)
+    noted(monkeypatch, physics.structures, "parse_structures", read)
+    leave([before])
+    assert dropped() == ["known early: equals a known structure"] * 2
+    assert sum("keys.jsonl" in path for path in read) == sum(str(known) in path for path in read) == 1
+    leave([])
+    assert dropped() == [None, None], "what is written anew is read anew"
+    write_structures(known, [*read_structures(known), before])
+    assert dropped() == ["known early: equals a known structure"] * 2
+
+
+def noted(monkeypatch, module, name: str, calls: list[str]) -> None:
+    """Have a function write its arguments down."""
+    function = getattr(module, name)
+
+    def wrapped(*arguments):
+        calls.append(str(arguments))
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, wrapped)
 
 
 @pytest.mark.parametrize(
