@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chemloop.report import curves, distribution
 from chemloop.report.data import Parity, ReportData
@@ -31,34 +31,45 @@ def counted(n: int, noun: str) -> str:
 
 def summary(data: ReportData) -> list[str]:
     """What the campaign did, in a few sentences."""
-    n_rounds = sum(iteration.number > 0 for iteration in data.iterations)
+    judged = screened(data)
     generated, n_sun = data.total("generate/n_generated"), data.total("screen/n_sun")
+    n_judged = judged.total("generate/n_generated")
     if not data.iterations:
         sentences = ["Nothing is finished yet."]
     elif generated == 0:
         sentences = ["Only the known structures have been looked at so far; none have been generated."]
+    elif n_judged == 0:
+        sentences = [f"{counted(generated, 'structure').capitalize()} generated, and not screened yet."]
     else:
         found = counted(n_sun, "structure") + (" is" if n_sun == 1 else " are")
+        rounds = counted(len(judged.iterations), "iteration")
         sentences = [
-            f"{counted(generated, 'structure').capitalize()} generated in {counted(n_rounds, 'iteration')};"
-            f" {found} stable, unique and novel (S.U.N.)" + (f", {100 * n_sun / generated:.1f} %." if n_sun else ".")
+            f"{counted(n_judged, 'structure').capitalize()} generated in {rounds};"
+            f" {found} stable, unique and novel (S.U.N.)" + (f", {100 * n_sun / n_judged:.1f} %." if n_sun else ".")
         ]
+        if generated > n_judged:
+            sentences.append(f"{counted(generated - n_judged, 'other structure')} not screened yet.".capitalize())
     sentences.append(f"{counted(data.n_frames, 'frame').capitalize()} labelled by {data.label_source}.")
     sentences.append(f"Why it ended: {data.stop_reason}." if data.stop_reason else "The campaign has not ended.")
     return sentences
 
 
+def screened(data: ReportData) -> ReportData:
+    """The iterations whose structures have been judged; of the others none can be S.U.N. yet."""
+    return replace(data, iterations=[each for each in data.iterations if each.value("screen/n_sun") is not None])
+
+
 def cards(data: ReportData) -> list[Card]:
     """The numbers that matter, those that are known."""
     found = []
-    generated, n_sun = data.total("generate/n_generated"), data.total("screen/n_sun")
+    generated, n_sun = screened(data).total("generate/n_generated"), data.total("screen/n_sun")
     if generated:
         found.append(Card("S.U.N. structures", f"{n_sun:,}", f"of {generated:,} generated"))
     numbers, lowest = data.series("screen/lowest_e_above_hull_ev_per_atom")
     if lowest:
         best = min(range(len(lowest)), key=lowest.__getitem__)
         value = f"{round(1000 * lowest[best]):+d} meV/atom".replace("-", "−")
-        found.append(Card("Lowest E_hull", value, f"iteration {numbers[best]}"))
+        found.append(Card("Lowest E_hull", value, f"by the force field, iteration {numbers[best]}"))
     if data.n_frames:
         found.append(Card("Labels", f"{data.n_frames:,} frames", data.label_source))
     numbers, entropies = data.series("curate/entropy_nats")

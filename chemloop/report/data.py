@@ -84,6 +84,7 @@ class StructureCard:
         relaxed it; None where neither is known
     is_sun: stable, unique and novel, at that same level
     motifs: their titles, [] where they are not known
+    is_labelled: whether the labeler relaxed it, and all of this is by its label
     """
 
     atoms: Atoms
@@ -94,6 +95,7 @@ class StructureCard:
     is_sun: bool
     motifs: list[str]
     energy_frame: str
+    is_labelled: bool = False
 
     @property
     def is_reference(self) -> bool:
@@ -107,7 +109,9 @@ class MotifCard:
 
     svg: an inline picture; atoms: one molecule or translational unit; shape: in words
     n_structures, n_references: new and known structures that hold it; count: molecules or units in all of them
-    host, e_above_hull: the lowest structure that holds it, and its eV/atom; None where that is not known
+    host, e_above_hull: the lowest structure that holds it, empty where none does as the page shows it, and its eV/atom;
+        None where that is not known
+    is_labelled: whether that energy is of labels; else it is the force field's
     is_known: whether a reference has it; file_stem: of its files in the campaign's folder `motifs`
     """
 
@@ -125,6 +129,7 @@ class MotifCard:
     e_above_hull: float | None
     is_known: bool
     file_stem: str
+    is_labelled: bool = False
 
 
 @dataclass

@@ -86,12 +86,12 @@ def report_data(
         data.energy_parity, data.force_parity = parities(fitted[-1].stages["finetune"].folder / PARITY)
     structures = labelled(rounds)
     add_hulls(data, rounds, structures)
-    data.structures = structure_cards(rounds, structures, catalogue)
+    data.structures = structure_cards(rounds, structures, catalogue, settings.system)
     data.embedding = embedding(campaign, rounds)
     data.completeness = [completeness_of(each) for each in rounds]
     measured = [each for each in data.completeness if each is not None]
     data.sentence = sentence(measured) if measured else ""
-    data.gallery = gallery(catalogue)
+    data.gallery = gallery(catalogue, data.structures)
     return data
 
 
@@ -128,7 +128,7 @@ def parities(path: Path) -> tuple[Parity | None, Parity | None]:
         return None, None
     with np.load(path) as arrays:
         energy, force = (
-            Parity(*(arrays[f"{who}_{channel}"] for who in ("label", "base", "after")))
+            Parity(*(arrays[f"{who}_{channel}"] for who in ("label", "before", "after")))
             for channel in ("energy", "force")
         )
         force.sampled_from = int(arrays["n_forces"])

@@ -55,7 +55,7 @@ def label_counts(campaign: Campaign) -> tuple[int | None, int | None]:
 
 
 def drops(each: Round) -> list[Drop]:
-    """What the stages of one iteration sorted out by reason, and their failed items."""
+    """What the stages of one iteration sorted out by reason, and their failed items and calculations."""
     found = []
     for stage in each.stages.values():
         counted = reasons(each, stage)
@@ -65,7 +65,7 @@ def drops(each: Round) -> list[Drop]:
 
 
 def reasons(each: Round, stage: Stage) -> Counter[str]:
-    """Structures, frames and calculations that this stage lost, by reason."""
+    """Structures and frames that this stage sorted out, by reason."""
     if stage.name == "generate":
         return Counter(_counted(stage, "n_dropped_") | _counted(stage, "n_rejected_", "attempt: "))
     if stage.name == "relax":
@@ -78,9 +78,7 @@ def reasons(each: Round, stage: Stage) -> Counter[str]:
     if stage.name == "describe":
         return Counter(f"no fingerprint: {reason}" for reason in read_json(stage.folder / FAILURES).values())
     if stage.name in ("seed", "label"):
-        notes = [read_json(item / "label.json") for item in _items(stage.folder) if (item / "label.json").exists()]
-        lost = Counter(f"calculation: {reason.partition(':')[0]}" for note in notes for reason in note["reasons"])
-        return lost + Counter(_counted(stage, "n_too_", "frame: too "))
+        return Counter(_counted(stage, "n_too_", "frame: too "))
     return Counter()
 
 

@@ -14,9 +14,12 @@ from chemloop.workflow.report_rounds import Round, having
 
 
 def origins(rounds: Sequence[Round]) -> list[Origin]:
-    """Each generator, and after it its operators, those that found most first; empty where nobody counted."""
+    """Each generator, and after it its operators, those that found most first; empty where nobody counted.
+
+    Of the iterations that are screened: of the others nobody can have found anything yet.
+    """
     proposals, screened = Proposals(), list[Atoms]()
-    for each in having(rounds, "generate"):
+    for each in having(rounds, "generate", "screen"):
         folder = each.stages["generate"].folder
         if (folder / PROPOSALS).exists():
             proposals += read_proposals(folder)

@@ -96,7 +96,7 @@ def test_the_table_of_structures_says_the_same(campaign):
     screen = stage_folder(campaign, 1, "screen") / "output.extxyz"
     rounds[1].__dict__["screened"] = read_structures(screen)
     assert all(is_sun(atoms) for atoms in rounds[1].screened)
-    cards = structure_cards(rounds, labelled(rounds), MotifCatalogue())
+    cards = structure_cards(rounds, labelled(rounds), MotifCatalogue(), load(campaign.config()).system)
     assert {id: card.is_sun for id, card in cards.items()} == {
         TWIN_OF_LI2S: False,
         LOWEST: True,

@@ -301,8 +301,11 @@ def test_iteration_in_progress_and_nothing_found(data, tmp_path):
     barren = Iteration(4, {"generate/n_generated": 64, "screen/n_sun": 0, "screen/n_stable": 0}, np.zeros(0))
     flat = Iteration(5, {"curate/entropy_growth_nats_per_frame": -0.001, "curate/entropy_nats": float("nan")})
     text = page(replace(data, iterations=[*data.iterations, begun, barren, flat], finds=[]), tmp_path)
-    assert "256 structures generated in 5 iterations; 8 structures are" in words(text)
+    assert "192 structures generated in 3 iterations; 8 structures are" in words(text) and "4.2 %" in words(text)
+    assert "64 other structures not screened yet." in words(text) and "of 192 generated" in words(text)
     assert "NaN" not in words(text) and "nan" not in words(text).split()
+    text = words(page(replace(data, iterations=[begun], finds=[]), tmp_path))
+    assert "64 structures generated, and not screened yet." in text
     only_far = Iteration(1, {"generate/n_generated": 64, "screen/n_sun": 0}, np.array([1.5, 2.0]))
     text = words(page(replace(data, iterations=[only_far], finds=[]), tmp_path))
     assert "64 structures generated in 1 iteration; no structures are stable, unique and novel (S.U.N.)." in text

@@ -16,20 +16,23 @@ from ase.io import read
 from chemloop.physics import fingerprints
 from chemloop.physics.motifs import MotifCatalogue, find_motifs
 from chemloop.physics.structures import write_structures
-from chemloop.report.data import ReportData
+from chemloop.report.data import ReportData, StructureCard
 from chemloop.report.motif_picture import MOST_ATOMS, best_axes, motif_svg, repeated
 from chemloop.runtime.campaign import Campaign
 from chemloop.runtime.disk import write_json
 from chemloop.stages.proposals import Proposals
+from chemloop.system import System
 from chemloop.workflow import report_map
+from chemloop.workflow.report import parities
 from chemloop.workflow.report_effort import costs, drops, label_counts
 from chemloop.workflow.report_energies import add_hulls, as_find, hull_parity
 from chemloop.workflow.report_map import embedding, joined, places
 from chemloop.workflow.report_origins import origins
 from chemloop.workflow.report_rounds import Round, labelled
-from chemloop.workflow.report_structures import gallery, motif_titles, structure_cards, write_motifs
+from chemloop.workflow.report_structures import best_hosts, gallery, motif_titles, structure_cards, write_motifs
 
 CUTOFFS = {"P-S": 2.35, "S-S": 2.2, "P-P": 2.5}
+SYSTEM = System(["Li", "P", "S"], bond_cutoffs=CUTOFFS)
 TETRAHEDRON = 2.05 / np.sqrt(3) * np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 
 
@@ -107,14 +110,55 @@ def fake_rounds(tmp_path: Path) -> list[Round]:
 
 def test_cards_show_the_labelled_structure_where_there_is_one(tmp_path):
     rounds = fake_rounds(tmp_path)
-    cards = structure_cards(rounds, labelled(rounds), MotifCatalogue())
+    cards = structure_cards(rounds, labelled(rounds), MotifCatalogue(), SYSTEM)
     assert list(cards) == ["i00-r0000", "i00-r0001", "i01-g000-0000", "i01-g000-0001"]
     best = cards["i01-g000-0000"]
     assert (best.formula, best.energy_frame, best.e_above_hull, best.is_sun) == ("Li₂S", "label-frame", 0.0, True)
     assert cards["i01-g000-0001"].energy_frame == "mlff-frame" and not cards["i01-g000-0001"].is_sun
     assert cards["i00-r0000"].is_reference and cards["i00-r0000"].spacegroup
     assert cards["i00-r0000"].motifs == []
+    assert [card.is_labelled for card in cards.values()] == [True, True, True, False]
     assert not best.atoms.info and not best.atoms.arrays.keys() - {"numbers", "positions"}
+
+
+def test_a_card_says_the_same_of_a_labelled_structure_as_its_picture(tmp_path):
+    """The force field has a chain in I4, the labeler a molecule, with another space group, 0.1 eV/atom higher."""
+    rounds = fake_rounds(tmp_path)
+    rounds[1].screened[0].info["spacegroup"] = "I4"
+    described = tmp_path / "describe"
+    described.mkdir()
+    rounds[1].stages["describe"] = FakeStage("describe", described)  # type: ignore[assignment]
+    catalogue = MotifCatalogue()
+    motifs = find_motifs(chain(), CUTOFFS, "Li")
+    catalogue.add(motifs, "i01-g000-0000", 1, -0.9)
+    catalogue.add(find_motifs(thiophosphate(), CUTOFFS, "Li"), "i01-g000-0001", 1, 0.5)
+    write_json(described / "motifs.json", {"i01-g000-0000": [motif.to_json() for motif in motifs]})
+    of_label = thiophosphate()
+    of_label.info = labelled(rounds)[-1].info | {"e_above_hull": 0.1}
+    cards = structure_cards(rounds, [*labelled(rounds)[:-1], of_label], catalogue, SYSTEM)
+    card = cards["i01-g000-0000"]
+    assert (card.motifs, card.spacegroup != "I4", card.e_above_hull) == (["PS4^3-"], True, 0.1)
+    found = {each.title: (each.host, each.e_above_hull, each.is_labelled) for each in gallery(catalogue, cards)}
+    assert found["PS4^3-"] == ("i01-g000-0000", 0.1, True)
+    assert found["S_n chain"] == ("", -0.9, False), "no structure holds it as the page shows it"
+
+
+def test_a_labelled_host_comes_before_a_lower_one_of_the_force_field():
+    def card(energy: float | None, is_labelled: bool) -> StructureCard:
+        return StructureCard(Atoms(), "", "", energy, 1, False, ["S_n chain"], "", is_labelled)
+
+    assert best_hosts({"a": card(-0.3, False), "b": card(0.2, True), "c": card(0.1, True)})["S_n chain"][0] == "c"
+    assert best_hosts({"a": card(None, False), "b": card(0.2, False)})["S_n chain"][0] == "b"
+    assert best_hosts({}) == {}
+
+
+def test_parities_are_those_of_the_fit(tmp_path):
+    arrays = {f"{who}_{channel}": np.full(2, value) for value, who in enumerate(("label", "base", "before", "after"))
+              for channel in ("energy", "force")}  # fmt: skip
+    np.savez(tmp_path / "parity.npz", **arrays, n_forces=6)
+    energy, force = parities(tmp_path / "parity.npz")
+    for parity in (energy, force):
+        assert parity is not None and (parity.before[0], parity.after[0]) == (2, 3)
 
 
 def test_hulls_by_labels_and_by_the_newest_force_field(tmp_path):
@@ -145,6 +189,11 @@ def test_finds_know_their_iteration(id, iteration):
 def test_losses_of_each_stage(tmp_path):
     _, first, _ = fake_rounds(tmp_path)
     first.stages["screen"].failed = [{"reason": "out of memory", "item": "0000"}]  # type: ignore[attr-defined]
+    unfinished = {"reason": "self-consistency not reached: after 60 steps", "item": "0003"}
+    label = FakeStage("label", tmp_path / "label", metrics={"label/n_too_close": 2.0}, failed=[unfinished])
+    first.stages["label"] = label  # type: ignore[assignment]
+    (label.folder / "items/0003").mkdir(parents=True)
+    write_json(label.folder / "items/0003/label.json", {"reasons": [unfinished["reason"]]})
     found = {(drop.stage, drop.reason): drop.count for drop in drops(first)}
     assert found == {
         ("generate", "attempt: too close"): 4,
@@ -152,6 +201,8 @@ def test_losses_of_each_stage(tmp_path):
         ("screen", "duplicate"): 1,
         ("screen", "not converged"): 1,
         ("screen", "out of memory"): 1,
+        ("label", "frame: too close"): 2,
+        ("label", unfinished["reason"]): 1,
     }
 
 
@@ -196,6 +247,9 @@ def test_origins_are_counted_over_all_iterations(tmp_path):
     assert heredity.mean_e_above_hull == pytest.approx((-0.9 + 0.5) / 2)
     assert (mutation.operator, mutation.n_sun, mutation.mean_e_above_hull) == ("mutation", 0, None), "not converged"
     assert (random.n_attempts, random.lost) == (5, {"too close": 1, "attempt: too close": 4})
+    # an iteration that is not screened yet can have no finds, so its proposals do not count
+    rounds.append(Round(2, {"generate": rounds[1].stages["generate"]}))
+    assert origins(rounds)[0].n_proposed == 3
 
 
 def described(folder: Path, ids: list[str], framework: np.ndarray, whole: np.ndarray) -> Round:
@@ -246,7 +300,8 @@ def test_motifs_as_cards_files_and_titles(tmp_path):
     motifs = find_motifs(thiophosphate(), CUTOFFS, "Li")
     catalogue.add(motifs, "i01-g0", 1, 0.02)
     catalogue.add(find_motifs(chain(), CUTOFFS, "Li"), "i00-r0", 0, is_reference=True)
-    first, second = gallery(catalogue)
+    held = StructureCard(thiophosphate(), "", "", 0.02, 1, False, ["PS4^3-"], "")
+    first, second = gallery(catalogue, {"i01-g0": held})
     assert {first.title, second.title} == {"PS4^3-", "S_n chain"}
     ps4 = first if first.title == "PS4^3-" else second
     assert (ps4.charge, ps4.dimensionality, ps4.count, ps4.host, ps4.is_known) == (-3, 0, 1, "i01-g0", False)
