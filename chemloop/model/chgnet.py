@@ -228,10 +228,11 @@ class CHGNetBackend:
             strains=[],
             volumes=pairs.volumes,
         )
-        energies = network._compute(graph)["e"]
+        constants = network.composition_model.fc.weight[0, batch.numbers - 1]
+        # mixed precision computes in fewer bits, too few to add up constants of hundreds of eV
+        energies = network._compute(graph)["e"].to(constants.dtype)
         if network.is_intensive:
             energies = energies * batch.n_atoms
-        constants = network.composition_model.fc.weight[0, batch.numbers - 1]
         forces, stresses = pair_derivatives(energies, vectors, pairs, is_training)
         return Prediction(energies.index_add(0, pairs.atom_structure, constants), forces, stresses)
 

@@ -32,7 +32,7 @@ from chemloop.training.loss import choose_weights
 from chemloop.training.module import Baseline, FineTuning
 from chemloop.training.recipe import Recipe
 from chemloop.training.replay import GeneralSet, forgetting, general_set
-from chemloop.training.trainer import check_device, train
+from chemloop.training.trainer import check_device, check_precision, train
 
 log = logging.getLogger(__name__)
 N_CHECKED = 8
@@ -88,15 +88,19 @@ def finetune(
     potential = force_field.load(device, dtype)
     probes = [*valid, *train_frames][:N_CHECKED]
     check_same(probes, potential, force_field.load(device, dtype), "zero training steps change the base model")
+    assert isinstance(potential, torch.nn.Module)
+    identity = _identity(potential, kept, recipe, seed)
     baseline = _shift(potential, train_frames, valid, batch_size, is_random=force_field.checkpoint is None)
 
-    assert isinstance(potential, torch.nn.Module)
     general = general_set(recipe, potential, seed, batch_size)
     weights = choose_weights(potential, recipe.train_only)
+    check_precision(potential, weights, probes, recipe, device)
+    for atoms in general.replayed:
+        _add_geometry(identity, atoms)
     consolidation = _consolidation(potential, weights, general, recipe, seed)
     batches = Batches(train_frames, batch_size, seed, recipe.devices, general.replayed, recipe.replay_fraction)
     module = FineTuning(potential, weights, batches, valid, recipe, baseline, workdir / "curves.jsonl", consolidation)
-    states = workdir / f"states-{_fingerprint(potential, [*kept, *general.replayed], recipe, seed)}"
+    states = workdir / f"states-{identity.hexdigest()[:12]}"
     train(module, recipe, workdir, states, device, progress)
     # without lines where it stopped in its first epoch, and never those of another training
     module.curves.write()
@@ -171,16 +175,25 @@ def _forgotten(general: GeneralSet, potential: Potential, kept_base: bool, batch
     }
 
 
-def _fingerprint(potential: torch.nn.Module, frames: Sequence[Atoms], recipe: Recipe, seed: int) -> str:
-    """Changes with anything that decides the result, so a training never goes on from the state of another."""
+def _identity(potential: torch.nn.Module, frames: Sequence[Atoms], recipe: Recipe, seed: int) -> Any:
+    """A hash that changes with anything that decides the result, so a training never goes on from the state of another.
+
+    Of what is given alone, the base's weights and the labels: what is computed from these differs in the last bit
+    between processors, and on a GPU from run to run.
+    """
     content = hashlib.sha256(f"{recipe} {seed}".encode())
     for weight in potential.state_dict().values():
         content.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for atoms in frames:
-        labels = [label(atoms, channel) for channel in labelled_channels([atoms])]
-        for values in (atoms.numbers, atoms.positions, atoms.cell.array, *labels):
-            content.update(np.asarray(values).tobytes())
-    return content.hexdigest()[:12]
+        _add_geometry(content, atoms)
+        for channel in labelled_channels([atoms]):
+            content.update(np.asarray(label(atoms, channel)).tobytes())
+    return content
+
+
+def _add_geometry(content: Any, atoms: Atoms) -> None:
+    for values in (atoms.numbers, atoms.positions, atoms.cell.array):
+        content.update(np.asarray(values).tobytes())
 
 
 def _keep_better(

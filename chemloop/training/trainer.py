@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+from ase import Atoms
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -18,7 +20,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from chemloop.runtime.device import n_visible_gpus, no_gpu
 from chemloop.runtime.errors import ConfigError
 from chemloop.training.module import FineTuning, TrainingDiverged
-from chemloop.training.recipe import AUTO, Recipe
+from chemloop.training.recipe import AUTO, FULL, Recipe
 from chemloop.training.states import HashedCheckpointIO, ReportProgress, SaveStates, newest_intact
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,48 @@ def check_device(recipe: Recipe, device: str) -> None:
         raise no_gpu(asked, "training.accelerator=auto and compute.gpu.device=cpu")
     if recipe.devices > n_visible:
         raise ConfigError(f"training.devices = {recipe.devices}: {n_visible} are visible here; lower it to {n_visible}")
+
+
+def devices(recipe: Recipe, device: str) -> int | list[int]:
+    """Lightning's devices: how many, or the one GPU of the number asked for."""
+    number = device.partition(":")[2]
+    is_one = recipe.devices == 1 and number and accelerator(recipe, device) in GPUS
+    return [int(number)] if is_one else recipe.devices
+
+
+def check_precision(
+    potential: Any, weights: list[torch.nn.Parameter], frames: Sequence[Atoms], recipe: Recipe, device: str
+) -> None:
+    """Check that the network computes in the precision asked for, on two frames.
+
+    Raises: ConfigError
+    """
+    if recipe.precision == FULL:
+        return
+    dtype = torch.bfloat16 if recipe.precision.startswith("bf16") else torch.float16
+    try:
+        with torch.autocast(device.partition(":")[0], dtype):
+            prediction = potential.train()(potential.collate(frames[:2]))
+            torch.autograd.grad(prediction.forces.square().sum(), weights, allow_unused=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"training.precision = {recipe.precision}: this network does not compute in mixed precision ({error});"
+            f" choose {FULL}"
+        ) from error
+    finally:
+        potential.eval()
+
+
+class EpochTimer(Timer):
+    """Ends a training after the epoch in which its time has passed, also one that was killed in that epoch."""
+
+    def on_fit_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Lightning's would end it here, in the middle of the epoch, with nothing validated."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step and trainer.global_step % len(pl_module.batches) == 0:
+            self._check_time_remaining(trainer)
 
 
 def strategy(recipe: Recipe) -> str:
@@ -76,14 +120,14 @@ def train(
         SaveStates(states, recipe.save_every_steps),
     ]
     if recipe.max_minutes is not None:
-        callbacks.append(Timer(timedelta(minutes=recipe.max_minutes), interval="epoch", verbose=False))
+        callbacks.append(EpochTimer(timedelta(minutes=recipe.max_minutes), interval="epoch", verbose=False))
     if recipe.devices > 1:
         # each process moves it to a device of its own
         module.cpu()
     with _quiet():
         trainer = Trainer(
             accelerator=accelerator(recipe, device),
-            devices=recipe.devices,
+            devices=devices(recipe, device),
             strategy=strategy(recipe),
             precision=recipe.precision,  # type: ignore[arg-type]  # Lightning checks it
             max_epochs=recipe.all_epochs,

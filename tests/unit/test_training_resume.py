@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chemloop.training import finetune as finetuning
 from chemloop.training.finetune import finetune
 from chemloop.training.states import newest_intact
 from tests.toy_potential import RECIPE, Killed, PairForceField, killed_at, labelled, predictions_of
@@ -44,6 +45,36 @@ def test_killed_at_any_step_it_ends_the_same(recipe, tmp_path):
         assert np.array_equal(predictions_of(whole, frames), predictions_of(resumed, frames)), step
         assert resumed.curves.read_text() == whole.curves.read_text(), step
         assert resumed.metrics == whole.metrics
+
+
+def test_it_continues_where_constants_differ_in_the_last_bit(tmp_path, monkeypatch):
+    """As on another processor, and on a GPU in every run."""
+    fitted, factors = finetuning.fit_shifts, iter((1.0, 1.0 + 1e-7))
+
+    def fit_shifts(*args):
+        factor = next(factors)
+        return {number: factor * shift for number, shift in fitted(*args).items()}
+
+    monkeypatch.setattr(finetuning, "fit_shifts", fit_shifts)
+    frames = labelled(4, 4)
+    with pytest.raises(Killed):
+        finetune(PairForceField(), frames, replace(RECIPE, epochs=3), tmp_path, seed=0, progress=killed_at(5))
+    steps: list[int] = []
+    finetune(PairForceField(), frames, replace(RECIPE, epochs=3), tmp_path, 0, progress=lambda n, _: steps.append(n))
+    assert steps[0] > 3 and len(list(tmp_path.glob("states-*"))) == 1
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_epoch_in_which_the_time_passes_is_finished_after_a_kill_too(step, tmp_path):
+    frames, recipe = labelled(4, 4), replace(RECIPE, epochs=3, max_minutes=1e-6)
+    whole = finetune(PairForceField(), frames, recipe, tmp_path / "whole", seed=0)
+    assert whole.metrics["finetune/n_epochs"] == 1
+    with pytest.raises(Killed):
+        finetune(PairForceField(), frames, recipe, tmp_path / "killed", seed=0, progress=killed_at(step))
+    resumed = finetune(PairForceField(), frames, recipe, tmp_path / "killed", seed=0)
+    assert resumed.metrics == whole.metrics
+    again = finetune(PairForceField(), frames, recipe, tmp_path / "killed", seed=0, progress=killed_at(10**6))
+    assert again == resumed
 
 
 @pytest.mark.parametrize(("interval_s", "n_states"), [(0.0, 1), (1e6, 0)])
